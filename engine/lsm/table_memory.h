@@ -1,0 +1,30 @@
+/* A tree's table in memory: runs, oldest first. The mutable one takes a run per batch; the
+ * immutable one is what the bar before left, being written to level 0.
+ *
+ * Runs merge geometrically while they are small, so that there are few, and stop merging at
+ * 1/32 of a table, so that no batch pays for a large one. Content, not run structure, reaches the
+ * disk, so the policy is free to change. */
+#pragma once
+
+#include <stdint.h>
+
+#include "engine/lsm/run.h"
+#include "engine/lsm/tree_shape.h"
+
+enum { TABLE_MEMORY_RUN_MAX = 120 };
+
+struct table_memory {
+    struct run *runs[TABLE_MEMORY_RUN_MAX]; /* each holds one reference of ours */
+    uint32_t run_count;
+    uint64_t value_count;     /* sum over the runs: keys in several runs count several times */
+    uint64_t tombstone_count; /* likewise */
+};
+
+/* Takes over the caller's reference to `run`, then merges small neighbours. */
+void table_memory_add(struct table_memory *table, struct run_arena *arena,
+                      const struct tree_shape *shape, struct run *run);
+/* Moves all of `newer`'s runs on top of `older`'s; `newer` is left empty. */
+void table_memory_absorb(struct table_memory *older, struct table_memory *newer,
+                         struct run_arena *arena, const struct tree_shape *shape);
+/* Drops every run. */
+void table_memory_clear(struct table_memory *table, struct run_arena *arena);

@@ -1,0 +1,81 @@
+/* The blocks of the data file: reading, writing, growing.
+ *
+ * Address a >= 1 lies at grid_zone_offset + (a - 1) * block_size. The file grows by whole chunks,
+ * written with zeros and synced by a worker ahead of need (a journal sync beside writes to
+ * unwritten extents costs twice as much; beside a growing file, three times). Growth is timing, so
+ * it never decides an address: whoever holds an address past the grown end waits. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "engine/storage/block.h"
+#include "engine/storage/block_cache.h"
+#include "engine/storage/io.h"
+#include "pool/doorbell.h"
+#include "pool/status.h"
+#include "pool/workers.h"
+
+struct grid_chunk_job {
+    struct job job;
+    struct grid *grid;
+};
+
+struct grid {
+    struct io *io;
+    struct block_cache cache;
+    struct doorbell *doorbell;   /* rung when a chunk is done */
+    struct workers *workers;     /* run the growth job; its own team of one (or none) */
+    uint64_t zone_offset;
+    uint32_t block_size;
+    uint32_t chunk_block_count;
+    uint64_t block_count_max;
+
+    _Atomic uint64_t block_count; /* usable now: whole, synced chunks; only grows */
+    struct mutex grow_mutex;      /* with grown: waiters for block_count; LOCK_RANK_GRID */
+    pthread_cond_t grown;
+    struct grid_chunk_job grow_job;
+    uint8_t *zeros;               /* [IO_SIZE_MAX], aligned */
+    uint64_t grow_target;         /* forest thread: blocks wanted; multiple of a chunk */
+    _Atomic bool growing;
+    _Atomic enum status grow_status; /* NO_SPACE or IO of the last try; OK again when one works */
+
+    _Atomic uint64_t blocks_written; /* for stat and benchmarks */
+    _Atomic uint64_t blocks_read;
+};
+
+/* Opens on a file that holds whole chunks; a partial one at the end is not used (growth rewrites
+ * it). STATUS_NO_MEMORY, STATUS_IO. */
+MUST_CHECK enum status grid_init(struct grid *grid, struct io *io, const struct geometry *geometry,
+                                 uint32_t cache_block_count, struct workers *workers,
+                                 struct doorbell *doorbell);
+void grid_deinit(struct grid *grid);
+
+/* For format: the first chunk, zero-written; syncs. */
+MUST_CHECK enum status grid_format(struct io *io, const struct geometry *geometry);
+
+/* Forest thread. Asks that addresses up to `address_max` plus `ahead` blocks become usable; starts
+ * the growth job when needed and none runs. Cheap; called every beat. */
+void grid_grow_ahead(struct grid *grid, uint64_t address_max, uint64_t ahead);
+/* Any thread but the growth worker. Blocks until `address` is usable. STATUS_NO_SPACE, STATUS_IO:
+ * growth failed (the job is retried by the next grid_grow_ahead). With growth workers of 0 threads
+ * it runs the growth itself. */
+MUST_CHECK enum status grid_wait_usable(struct grid *grid, uint64_t address);
+
+/* Any thread, blocking, past the cache. `count` adjacent blocks from `address`, any number; split
+ * into calls of IO_SIZE_MAX. Reading does not verify (block_verify does). */
+MUST_CHECK enum status grid_read_blocks(struct grid *grid, uint64_t address, uint32_t count,
+                                        uint8_t *buffer);
+/* Waits for the addresses to be usable first. */
+MUST_CHECK enum status grid_write_blocks(struct grid *grid, uint64_t address, uint32_t count,
+                                         const uint8_t *buffer);
+MUST_CHECK enum status grid_sync(struct grid *grid);
+
+/* Any thread, blocking. Reads through the cache and verifies. STATUS_CORRUPT: not what the parent
+ * pointed to (checked twice: the read is repeated once before damage is declared). When the cache
+ * has no room the block is read into `spare` (one block, aligned, owned by the caller), and the pin
+ * points there with slot NULL. */
+MUST_CHECK enum status grid_get_block(struct grid *grid, const struct block_reference *reference,
+                                      enum block_type type, uint8_t *spare,
+                                      struct block_pin *pin);
+void grid_put_block(struct grid *grid, struct block_pin *pin);

@@ -1,0 +1,52 @@
+/* Block I/O behind a small table of functions, so that tests and the simulator plug in a faulty
+ * disk. Blocking: who must not block hands the call to a worker.
+ *
+ * Offsets, sizes and buffers are multiples of SECTOR_SIZE (asserted): O_DIRECT needs it. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "pool/status.h"
+
+struct io;
+
+struct io_ops {
+    /* Any thread. Reads all of `size` or fails. STATUS_IO: the device failed, or the range is
+     * past the end of the file. */
+    enum status (*read)(struct io *io, uint64_t offset, void *buffer, size_t size);
+    /* Any thread. Writes all or fails; may extend the file. STATUS_NO_SPACE, STATUS_IO. */
+    enum status (*write)(struct io *io, uint64_t offset, const void *buffer, size_t size);
+    /* Any thread. What was written before is on stable storage when this returns OK. Never
+     * retried by callers: after a failure nothing is known. */
+    enum status (*sync)(struct io *io);
+    /* Bytes in the file. */
+    enum status (*size)(struct io *io, uint64_t *size);
+};
+
+struct io {
+    const struct io_ops *ops;
+};
+
+MUST_CHECK static inline enum status io_read(struct io *io, uint64_t offset, void *buffer,
+                                             size_t size)
+{
+    return io->ops->read(io, offset, buffer, size);
+}
+
+MUST_CHECK static inline enum status io_write(struct io *io, uint64_t offset, const void *buffer,
+                                              size_t size)
+{
+    return io->ops->write(io, offset, buffer, size);
+}
+
+MUST_CHECK static inline enum status io_sync(struct io *io)
+{
+    return io->ops->sync(io);
+}
+
+MUST_CHECK static inline enum status io_size(struct io *io, uint64_t *size)
+{
+    return io->ops->size(io, size);
+}
