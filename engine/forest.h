@@ -1,0 +1,221 @@
+/* The engine's only face: a forest of LSM trees on one data file, one writer, many readers.
+ *
+ * Threads. Every function here belongs to the forest thread, the one that called forest_init,
+ * unless it says otherwise. Work that may block runs on the worker teams; what they finish is picked
+ * up by forest_tick, and callbacks are delivered there, never inline.
+ *
+ * The write path, for the caller:
+ *   forest_batch_add ...   requests gather in the next batch
+ *   forest_tick            prefetch -> commit numbers -> journal beside execution -> beats
+ *   on_committed           for each request, in order, once its journal entry is durable
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "engine/event.h"
+#include "engine/schema.h"
+#include "engine/storage/io.h"
+#include "engine/storage/superblock.h"
+#include "pool/clock.h"
+#include "pool/doorbell.h"
+#include "pool/status.h"
+#include "pool/workers.h"
+
+struct forest; /* engine/forest_internal.h, for the engine's own files and tests */
+
+/* ---- Outcomes ---------------------------------------------------------------------------------- */
+
+struct request_outcome {
+    enum request_result result;
+    uint64_t commit;    /* number of this request in the total order */
+    uint64_t timestamp; /* the commit's; the n-th event of the request has timestamp + n */
+    const struct event_failure *failures; /* [failure_count], valid during the callback */
+    uint32_t failure_count;
+    uint32_t groove_id; /* of GROOVE_CREATE */
+    const char *reason; /* BAD_SCHEMA and the like: text, valid during the callback; or NULL */
+};
+
+/* On the forest thread, from forest_tick. `context` is what forest_batch_add was given. */
+typedef void forest_on_committed(void *context, const struct request_outcome *outcome);
+
+/* ---- Lifecycle --------------------------------------------------------------------------------- */
+
+struct forest_options {
+    struct io *io;                 /* open and locked; outlives the forest */
+    const struct clock *clock;
+    struct doorbell *doorbell;     /* rung whenever forest_tick has something to do */
+    struct workers *compactors;    /* W pthreads (0 = inline): jobs of compaction, checkpoint writes */
+    struct workers *journal_worker; /* 0 or 1 thread */
+    struct workers *growth_worker; /* 0 or 1 thread: zero-writes new chunks */
+    struct workers *readers;       /* R pthreads (0 = inline): queries and the writer's prefetch */
+    uint64_t cache_size;           /* bytes of the block cache */
+    uint32_t read_slot_count;      /* reads in progress at once */
+    forest_on_committed *on_committed;
+};
+
+/* One line of the memory plan. */
+struct forest_plan_item {
+    const char *name;    /* constant */
+    uint64_t size;       /* bytes */
+    const char *derived; /* constant: where it comes from */
+};
+enum { FOREST_PLAN_ITEM_MAX = 32 };
+struct forest_plan {
+    struct forest_plan_item items[FOREST_PLAN_ITEM_MAX];
+    uint32_t item_count;
+    uint64_t total_size;
+    uint64_t beat_work_max;      /* bytes of merge work that one beat can ask the writer to wait for */
+    uint32_t resource_pool_blocks; /* blocks, and the minimum that one job needs */
+    uint32_t resource_pool_minimum;
+};
+/* What forest_init will take for a file of this geometry. Any thread. */
+void forest_plan(const struct geometry *geometry, const struct forest_options *options,
+                 struct forest_plan *plan);
+
+/* Writes a new, empty data file: superblock, journal, first chunk. `progress` may be NULL. */
+MUST_CHECK enum status forest_format(struct io *io, const struct geometry *geometry,
+                                     const uint8_t file_id[16], uint64_t journal_seed,
+                                     void (*progress)(uint64_t done, uint64_t total,
+                                                      void *context),
+                                     void *context);
+
+/* Reads the superblock and takes all memory. NULL with *status: as superblock_open, NO_MEMORY.
+ * `reason` (reason_size bytes) then says what was found. */
+struct forest *forest_init(const struct forest_options *options, enum status *status, char *reason,
+                           size_t reason_size);
+/* Requires: idle (forest_is_idle) and no reads in progress, or a failed open. */
+void forest_deinit(struct forest *forest);
+
+struct forest_open_report {
+    uint64_t checkpoint_op;
+    uint64_t table_count;
+    uint64_t entries_replayed;
+    uint64_t requests_replayed;
+    uint64_t events_replayed;
+    uint64_t replay_bytes;
+    bool torn_tail;      /* an unfinished last entry was dropped */
+    uint8_t copies_repaired;
+    uint64_t open_ns;    /* manifest, trees */
+    uint64_t replay_ns;  /* journal */
+};
+typedef void forest_on_open(void *context, enum status status,
+                            const struct forest_open_report *report, const char *reason);
+/* Recovers: manifest log, trees, journal. The callback comes from a later forest_tick. STATUS_CORRUPT with
+ * a reason that names zone, tree and address. */
+void forest_open(struct forest *forest, forest_on_open *callback, void *context);
+
+/* Does whatever can be done now; returns whether anything was. The loop:
+ *   seen = doorbell_count(bell); while (forest_tick(forest)) {} ; doorbell_wait(bell, seen, ...). */
+bool forest_tick(struct forest *forest);
+
+/* ---- Writing ----------------------------------------------------------------------------------- */
+
+enum forest_admission {
+    FOREST_ADDED,   /* on_committed will be called with `context` */
+    FOREST_LATER,   /* the gathering batch is full: call again after a tick */
+    FOREST_REFUSED, /* *result says why; on_committed will not be called */
+};
+/* `body` is copied. Checks everything that can be checked before execution. */
+enum forest_admission forest_batch_add(struct forest *forest, enum request_kind kind,
+                                       const uint8_t *body, uint32_t size, void *context,
+                                       enum request_result *result, const char **reason);
+
+/* Nothing gathers, prefetches, journals or compacts. */
+bool forest_is_idle(const struct forest *forest);
+/* Clean stop: seals the journal once idle; tick until forest_is_idle again. */
+void forest_seal(struct forest *forest);
+
+/* ---- Reading ----------------------------------------------------------------------------------- */
+
+enum read_kind { READ_KIND_LOOKUP = 1, READ_KIND_QUERY, READ_KIND_COUNT };
+
+/* One read. Acquired from a fixed set, filled in by the caller, given back after `done`. */
+struct read_request {
+    struct job job;           /* private */
+    struct forest *forest;    /* private */
+    struct version *version;  /* private */
+    struct read_scratch *scratch; /* private */
+    struct read_request *free_next; /* private */
+
+    enum read_kind kind;
+    uint32_t groove_id;
+    uint32_t index;        /* position in the schema; READ_INDEX_NONE: whole groove (COUNT) */
+    uint32_t limit;        /* objects; 0 = as many as fit */
+    const uint8_t *input;  /* LOOKUP: ids, 16 bytes each; QUERY, COUNT: values as
+                            * schema_index_prefix takes them. Lent until done. */
+    uint32_t input_size;
+
+    /* Set before done. */
+    enum request_result result;
+    uint64_t commit;        /* the read saw exactly the state after this commit */
+    uint64_t count;         /* COUNT: objects; else objects in reply */
+    uint32_t object_size;
+    uint8_t *reply;         /* object images, one behind another; owned by the request */
+    uint32_t reply_size;
+    uint32_t reply_capacity; /* bytes: batch_size_max, at least one block */
+
+    void (*done)(struct read_request *request); /* on a reader's thread */
+    void *context;
+};
+enum { READ_INDEX_NONE = UINT32_MAX };
+
+/* NULL: all in use, try again after the doorbell. */
+struct read_request *forest_read_acquire(struct forest *forest);
+/* Any thread. */
+void forest_read_release(struct forest *forest, struct read_request *request);
+/* Pins the newest published version and runs on a reader. Never waits for fsync, compaction or a
+ * batch. */
+void forest_read_submit(struct forest *forest, struct read_request *request);
+
+/* ---- Looking ----------------------------------------------------------------------------------- */
+
+struct forest_groove_info {
+    uint32_t groove_id;
+    bool dropping;
+    uint64_t object_count; /* as of the last durable commit */
+    const struct groove_schema *schema; /* valid until the next forest_tick */
+};
+/* The grooves of the catalog as executed so far. Returns how many there are; fills up to `max`. */
+uint32_t forest_grooves(const struct forest *forest, struct forest_groove_info *grooves,
+                        uint32_t max);
+
+struct forest_stats {
+    struct geometry geometry;
+    uint64_t op, commit_executed, commit_durable, timestamp;
+    uint64_t checkpoint_op, checkpoint_count; /* count since open */
+    struct checksum checkpoint_id;
+    uint64_t superblock_sequence;
+    uint64_t journal_used, journal_size, journal_bytes_written, journal_entries;
+    uint64_t blocks_acquired, blocks_released, blocks_grown, blocks_max; /* grid */
+    uint64_t blocks_written, blocks_read;
+    uint64_t cache_hits, cache_misses, cache_blocks;
+    uint64_t tables, tables_max, tables_by_level[LEVEL_COUNT];
+    uint64_t memory_segments_free, memory_segments_min, memory_segments;
+    uint64_t debt_bytes;         /* compaction work known to be owed; 0 when idle and settled */
+    uint64_t beat_overrun_total; /* beats that had to wait longer than the plan says */
+    uint64_t beat_wait_ns_max, beat_wait_ns_total;
+    uint64_t half_bar_count, absorbed_bars;
+    uint64_t memory_plan;
+    bool read_only, full;
+};
+void forest_stats(struct forest *forest, struct forest_stats *stats);
+
+/* ---- Offline ----------------------------------------------------------------------------------- */
+
+struct verify_report {
+    uint64_t blocks_checked, tables_checked, values_checked, grooves, journal_entries;
+    uint64_t bytes_checked;
+    struct checksum checkpoint_id;
+    uint64_t checkpoint_op;
+    uint64_t problems;
+};
+/* Walks everything reachable from the superblock of `io`: checksums, order, counts, filters, free set
+ * = complement of what is reachable, manifest log against its own chronological replay, indexes
+ * against objects. `problem(text)` is called for each thing wrong; `progress` may be NULL. */
+MUST_CHECK enum status forest_verify(struct io *io,
+                                     void (*problem)(void *context, const char *text),
+                                     void (*progress)(uint64_t done, uint64_t total,
+                                                      void *context),
+                                     void *context, struct verify_report *report);

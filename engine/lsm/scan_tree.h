@@ -1,0 +1,47 @@
+/* One tree, one key range, ascending: runs and levels merged, the newest of equal keys wins,
+ * tombstones are left out. One thread; blocks come through the cache; no allocation. */
+#pragma once
+
+#include <stdint.h>
+
+#include "engine/lsm/table.h"
+#include "engine/lsm/tree_version.h"
+#include "engine/storage/grid.h"
+#include "pool/status.h"
+
+enum { SCAN_SOURCE_MAX = 2 * TABLE_MEMORY_RUN_MAX + LEVEL_COUNT };
+
+struct scan_source {
+    struct values_cursor cursor; /* what is left of the span in memory */
+    /* A run: */
+    const struct run *run;
+    uint64_t run_index; /* next value behind the span */
+    /* or a level: */
+    const struct manifest_level *level;
+    struct manifest_position position; /* table being read */
+    struct table_reader reader;
+    bool reader_open;
+    uint32_t block_index; /* next block behind the span */
+};
+
+struct scan_tree {
+    const struct geometry *geometry;
+    struct grid *grid;
+    const struct tree_version *tree;
+    struct key key_min; /* inclusive; key_size bytes */
+    struct key key_max; /* inclusive; tombstone bit ignored */
+    bool prefix;        /* key_min is a whole prefix followed by zeros: filters may be asked */
+    uint32_t source_count;
+    struct scan_source sources[SCAN_SOURCE_MAX];
+    uint64_t blocks_read; /* value blocks opened, for work budgets */
+    uint64_t bad_address;
+};
+
+/* `spare` is [LEVEL_COUNT * 3 * block_size], aligned, borrowed until close. */
+void scan_tree_open(struct scan_tree *scan, const struct geometry *geometry, struct grid *grid,
+                    const struct tree_version *tree, const struct key *key_min,
+                    const struct key *key_max, bool prefix, uint8_t *spare);
+/* *value: the next value, valid until the next call; NULL at the end. STATUS_CORRUPT (bad_address),
+ * STATUS_IO. */
+MUST_CHECK enum status scan_tree_next(struct scan_tree *scan, const uint8_t **value);
+void scan_tree_close(struct scan_tree *scan);

@@ -1,0 +1,44 @@
+/* The forest after one commit, frozen: every read runs on one of these.
+ *
+ * A version is made by the forest thread after each batch has executed, and published when the batch
+ * is durable. Readers pin the published one (under the mutex), use it, unpin it. Everything in it is
+ * immutable; what it references is returned by the forest thread once nobody pins it and it is no
+ * longer the newest. */
+#pragma once
+
+#include <stdint.h>
+
+#include "engine/lsm/tree_version.h"
+#include "engine/schema.h"
+#include "pool/mutex.h"
+
+enum { VERSION_COUNT_MAX = 32, GROOVE_COUNT_MAX = TREE_COUNT_LIMIT / 2 };
+
+/* A schema that versions share; reference count belongs to the forest thread. */
+struct schema_object {
+    uint32_t reference_count;
+    struct schema_object *free_next;
+    struct groove_schema schema;
+};
+
+struct groove_version {
+    uint32_t groove_id;
+    uint64_t object_count;
+    struct schema_object *schema;
+    struct tree_version *object_tree; /* timestamp -> object */
+    struct tree_version *id_tree;     /* id -> timestamp */
+    struct tree_version *index_trees[INDEX_COUNT_MAX];
+};
+
+struct version {
+    uint32_t pin_count; /* guarded by version_set.mutex */
+    struct version *next; /* live versions, oldest first; forest thread */
+    uint64_t commit;
+    uint64_t timestamp;
+    uint64_t horizon;   /* joins done when it was made: a misfit of a block read under a newer horizon is reuse, not damage */
+    uint32_t groove_count;
+    struct groove_version *grooves; /* [groove_count], by groove id; dropping ones are not listed */
+};
+
+/* NULL if there is none. */
+const struct groove_version *version_groove(const struct version *version, uint32_t groove_id);
