@@ -1,0 +1,352 @@
+#include "tests/harness/sim_io.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "engine/storage/limits.h"
+#include "pool/base.h"
+#include "tests/harness/prng.h"
+
+static void sim_lock(struct sim_io *sim)
+{
+    const int error = pthread_mutex_lock(&sim->mutex);
+    assert(error == 0);
+    (void)error;
+}
+
+static void sim_unlock(struct sim_io *sim)
+{
+    assert(sim->size <= sim->size_limit);
+    assert(sim->size_durable <= sim->size);
+    assert(sim->size % SECTOR_SIZE == 0);
+    const int error = pthread_mutex_unlock(&sim->mutex);
+    assert(error == 0);
+    (void)error;
+}
+
+static struct sim_io *sim_of(struct io *io)
+{
+    return container_of(io, struct sim_io, io);
+}
+
+static void assert_aligned(uint64_t offset, const void *buffer, size_t size)
+{
+    assert(offset % SECTOR_SIZE == 0);
+    assert((uintptr_t)buffer % SECTOR_SIZE == 0);
+    assert(size % SECTOR_SIZE == 0);
+    assert(size > 0);
+    (void)offset;
+    (void)buffer;
+    (void)size;
+}
+
+/* Counts one operation towards `fault`; true when this is the one that it hits. */
+static bool fault_fires(struct sim_io_fault *fault)
+{
+    if (fault->countdown == 0) {
+        return false;
+    }
+    fault->countdown -= 1;
+    return fault->countdown == 0;
+}
+
+/* Copies into what reads see and remembers the touched sectors. A torn write's keep_size need not
+ * be whole sectors: the rest of its last sector keeps what it had. */
+static void write_unsynced(struct sim_io *sim, uint64_t offset, const void *buffer, uint64_t size)
+{
+    if (size == 0) {
+        return;
+    }
+    memcpy(sim->bytes + offset, buffer, size);
+    const uint64_t sector_end = div_ceil(offset + size, SECTOR_SIZE);
+    for (uint64_t sector = offset / SECTOR_SIZE; sector < sector_end; sector++) {
+        if (!sim->unsynced[sector]) {
+            sim->unsynced[sector] = 1;
+            sim->unsynced_list[sim->unsynced_count] = sector;
+            sim->unsynced_count += 1;
+        }
+    }
+    sim->size = max_u64(sim->size, sector_end * SECTOR_SIZE);
+}
+
+static enum status sim_read(struct io *io, uint64_t offset, void *buffer, size_t size)
+{
+    struct sim_io *sim = sim_of(io);
+    assert_aligned(offset, buffer, size);
+
+    sim_lock(sim);
+    enum status status = STATUS_OK;
+    sim->read_count += 1;
+    if (sim->power_lost) {
+        status = STATUS_IO;
+    } else if (fault_fires(&sim->read_fault)) {
+        status = sim->read_fault.status;
+    } else if (offset > sim->size || size > sim->size - offset) {
+        status = STATUS_IO;
+    } else {
+        memcpy(buffer, sim->bytes + offset, size);
+    }
+    sim_unlock(sim);
+    return status;
+}
+
+static enum status sim_write(struct io *io, uint64_t offset, const void *buffer, size_t size)
+{
+    struct sim_io *sim = sim_of(io);
+    assert_aligned(offset, buffer, size);
+
+    sim_lock(sim);
+    enum status status = STATUS_OK;
+    sim->write_count += 1;
+    const bool power_fires = fault_fires(&sim->power_fault);
+    if (sim->power_lost) {
+        status = STATUS_IO;
+    } else if (offset > sim->size_limit || size > sim->size_limit - offset) {
+        status = STATUS_NO_SPACE;
+    } else if (fault_fires(&sim->write_fault)) {
+        write_unsynced(sim, offset, buffer, min_u64(sim->write_fault.keep_size, size));
+        status = sim->write_fault.status;
+    } else {
+        write_unsynced(sim, offset, buffer, size);
+    }
+    if (power_fires) {
+        sim->power_lost = true;
+        status = STATUS_IO;
+    }
+    sim_unlock(sim);
+    return status;
+}
+
+static void sync_locked(struct sim_io *sim)
+{
+    for (uint64_t i = 0; i < sim->unsynced_count; i++) {
+        const uint64_t sector = sim->unsynced_list[i];
+        memcpy(sim->durable + sector * SECTOR_SIZE, sim->bytes + sector * SECTOR_SIZE, SECTOR_SIZE);
+        sim->unsynced[sector] = 0;
+    }
+    sim->unsynced_count = 0;
+    sim->size_durable = sim->size;
+}
+
+static enum status sim_sync(struct io *io)
+{
+    struct sim_io *sim = sim_of(io);
+
+    sim_lock(sim);
+    enum status status = STATUS_OK;
+    sim->sync_count += 1;
+    if (fault_fires(&sim->power_fault)) {
+        sim->power_lost = true;
+    }
+    if (sim->power_lost) {
+        status = STATUS_IO;
+    } else if (fault_fires(&sim->sync_fault)) {
+        status = sim->sync_fault.status;
+    } else {
+        sync_locked(sim);
+    }
+    sim_unlock(sim);
+    return status;
+}
+
+static enum status sim_size(struct io *io, uint64_t *size)
+{
+    struct sim_io *sim = sim_of(io);
+
+    sim_lock(sim);
+    const enum status status = sim->power_lost ? STATUS_IO : STATUS_OK;
+    *size = sim->size;
+    sim_unlock(sim);
+    return status;
+}
+
+static const struct io_ops sim_ops = {
+    .read = sim_read,
+    .write = sim_write,
+    .sync = sim_sync,
+    .size = sim_size,
+};
+
+static void *map_zeros(size_t size)
+{
+    void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED) {
+        abort();
+    }
+    return memory;
+}
+
+void sim_io_init(struct sim_io *sim, uint64_t size_limit)
+{
+    assert(size_limit > 0);
+    assert(size_limit % SECTOR_SIZE == 0);
+
+    const uint64_t sector_count = size_limit / SECTOR_SIZE;
+    *sim = (struct sim_io){
+        .io = {&sim_ops},
+        .mutex = PTHREAD_MUTEX_INITIALIZER,
+        .bytes = map_zeros(size_limit),
+        .durable = map_zeros(size_limit),
+        .size_limit = size_limit,
+        .unsynced = map_zeros(sector_count),
+        .unsynced_list = map_zeros(sector_count * sizeof(uint64_t)),
+    };
+}
+
+void sim_io_deinit(struct sim_io *sim)
+{
+    const uint64_t sector_count = sim->size_limit / SECTOR_SIZE;
+    munmap(sim->bytes, sim->size_limit);
+    munmap(sim->durable, sim->size_limit);
+    munmap(sim->unsynced, sector_count);
+    munmap(sim->unsynced_list, sector_count * sizeof(uint64_t));
+    pthread_mutex_destroy(&sim->mutex);
+    *sim = (struct sim_io){0};
+}
+
+static void fault_arm(struct sim_io *sim, struct sim_io_fault *fault, uint64_t n,
+                      uint64_t keep_size, enum status status)
+{
+    sim_lock(sim);
+    *fault = (struct sim_io_fault){.countdown = n, .keep_size = keep_size, .status = status};
+    sim_unlock(sim);
+}
+
+void sim_io_fail_read(struct sim_io *sim, uint64_t n, enum status status)
+{
+    fault_arm(sim, &sim->read_fault, n, 0, status);
+}
+
+void sim_io_fail_write(struct sim_io *sim, uint64_t n, enum status status)
+{
+    fault_arm(sim, &sim->write_fault, n, 0, status);
+}
+
+void sim_io_fail_sync(struct sim_io *sim, uint64_t n, enum status status)
+{
+    fault_arm(sim, &sim->sync_fault, n, 0, status);
+}
+
+void sim_io_tear_write(struct sim_io *sim, uint64_t n, uint64_t keep_size, enum status status)
+{
+    fault_arm(sim, &sim->write_fault, n, keep_size, status);
+}
+
+void sim_io_lose_power(struct sim_io *sim, uint64_t n)
+{
+    fault_arm(sim, &sim->power_fault, n, 0, STATUS_IO);
+}
+
+bool sim_io_armed(struct sim_io *sim)
+{
+    sim_lock(sim);
+    const bool armed = sim->read_fault.countdown > 0 || sim->write_fault.countdown > 0 ||
+                       sim->sync_fault.countdown > 0 || sim->power_fault.countdown > 0;
+    sim_unlock(sim);
+    return armed;
+}
+
+/* What is in `bytes` now becomes the disk after the crash. */
+static void crash_complete(struct sim_io *sim)
+{
+    sync_locked(sim);
+    sim->read_fault = (struct sim_io_fault){0};
+    sim->write_fault = (struct sim_io_fault){0};
+    sim->sync_fault = (struct sim_io_fault){0};
+    sim->power_fault = (struct sim_io_fault){0};
+    sim->power_lost = false;
+}
+
+static void revert(struct sim_io *sim, uint64_t offset, uint64_t size)
+{
+    memcpy(sim->bytes + offset, sim->durable + offset, size);
+}
+
+/* Back to the size of the last sync. What was beyond was never durable, so it is zeros there. */
+static void revert_growth(struct sim_io *sim)
+{
+    for (uint64_t i = 0; i < sim->unsynced_count; i++) {
+        const uint64_t offset = sim->unsynced_list[i] * SECTOR_SIZE;
+        if (offset >= sim->size_durable) {
+            revert(sim, offset, SECTOR_SIZE);
+        }
+    }
+    sim->size = sim->size_durable;
+}
+
+void sim_io_crash(struct sim_io *sim, uint64_t seed)
+{
+    struct prng prng;
+    prng_init(&prng, seed);
+
+    sim_lock(sim);
+    for (uint64_t i = 0; i < sim->unsynced_count; i++) {
+        const uint64_t offset = sim->unsynced_list[i] * SECTOR_SIZE;
+        const uint64_t fate = prng_below(&prng, 5); /* 0, 1: lost; 2, 3: kept; 4: torn */
+        for (uint64_t part = 0; part < SECTOR_SIZE; part += SIM_IO_TEAR_SIZE) {
+            if (fate < 2 || (fate == 4 && prng_chance(&prng, 1, 2))) {
+                revert(sim, offset + part, SIM_IO_TEAR_SIZE);
+            }
+        }
+    }
+    if (prng_chance(&prng, 1, 2)) {
+        revert_growth(sim);
+    }
+    crash_complete(sim);
+    sim_unlock(sim);
+}
+
+void sim_io_crash_lose_all(struct sim_io *sim)
+{
+    sim_lock(sim);
+    for (uint64_t i = 0; i < sim->unsynced_count; i++) {
+        revert(sim, sim->unsynced_list[i] * SECTOR_SIZE, SECTOR_SIZE);
+    }
+    sim->size = sim->size_durable;
+    crash_complete(sim);
+    sim_unlock(sim);
+}
+
+void sim_io_crash_keep_all(struct sim_io *sim)
+{
+    sim_lock(sim);
+    crash_complete(sim);
+    sim_unlock(sim);
+}
+
+void sim_io_flip(struct sim_io *sim, uint64_t offset, uint8_t mask)
+{
+    sim_lock(sim);
+    assert(offset < sim->size);
+    sim->bytes[offset] ^= mask;
+    sim->durable[offset] ^= mask;
+    sim_unlock(sim);
+}
+
+void sim_io_save(struct sim_io *sim, uint8_t *bytes)
+{
+    sim_lock(sim);
+    memcpy(bytes, sim->bytes, sim->size);
+    sim_unlock(sim);
+}
+
+void sim_io_load(struct sim_io *sim, const uint8_t *bytes, uint64_t size)
+{
+    assert(size <= sim->size_limit);
+    assert(size % SECTOR_SIZE == 0);
+
+    sim_lock(sim);
+    sync_locked(sim);
+    if (size < sim->size) {
+        memset(sim->bytes + size, 0, sim->size - size);
+        memset(sim->durable + size, 0, sim->size - size);
+    }
+    memcpy(sim->bytes, bytes, size);
+    memcpy(sim->durable, bytes, size);
+    sim->size = size;
+    sim->size_durable = size;
+    sim_unlock(sim);
+}

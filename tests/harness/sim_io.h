@@ -1,0 +1,94 @@
+/* A disk in memory that fails, tears, rots and crashes on demand.
+ *
+ *   write ──► bytes (what reads see) ──sync──► durable (what survives sim_io_crash)
+ *
+ * Both images start as zeros. A crash throws every unsynced sector back to its durable content,
+ * or keeps it, or mixes the two in units of SIM_IO_TEAR_SIZE, by a seed.
+ *
+ * Faults are armed ahead: "the n-th write from now", n = 1 being the next. Each fires once and
+ * disarms itself, so a test can loop over n until nothing fires (sim_io_armed says whether a fault
+ * is still waiting). All calls lock; the images may be read directly while no thread does I/O. */
+#pragma once
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine/storage/io.h"
+
+enum { SIM_IO_TEAR_SIZE = 512 };
+
+/* One armed fault; `countdown` 0 = not armed, 1 = the next operation. */
+struct sim_io_fault {
+    uint64_t countdown;
+    uint64_t keep_size; /* bytes of a torn write that reach the disk */
+    enum status status; /* what the operation returns */
+};
+
+struct sim_io {
+    struct io io; /* First member: the vtable casts back. Hand &sim->io to the code under test. */
+    pthread_mutex_t mutex; /* a leaf: nothing is called under it */
+
+    uint8_t *bytes;        /* [size_limit] what reads see, owned */
+    uint8_t *durable;      /* [size_limit] what was synced, owned */
+    uint64_t size;         /* bytes in the file; a multiple of SECTOR_SIZE */
+    uint64_t size_durable; /* as of the last sync */
+    uint64_t size_limit;   /* writing past it is STATUS_NO_SPACE */
+
+    uint8_t *unsynced;       /* [size_limit / SECTOR_SIZE] 1: the sector is in unsynced_list */
+    uint64_t *unsynced_list; /* [size_limit / SECTOR_SIZE] sector numbers, oldest write first */
+    uint64_t unsynced_count;
+
+    struct sim_io_fault read_fault;
+    struct sim_io_fault write_fault;
+    struct sim_io_fault sync_fault;
+    struct sim_io_fault power_fault; /* counts writes and syncs */
+    bool power_lost;                 /* every operation fails until sim_io_crash */
+
+    uint64_t read_count; /* operations asked for since init, failed ones included */
+    uint64_t write_count;
+    uint64_t sync_count;
+};
+
+/* An empty file that may grow to `size_limit` bytes (a multiple of SECTOR_SIZE). Memory is taken
+ * from the kernel page by page as it is touched, so a generous limit costs nothing. Aborts when
+ * that fails. */
+void sim_io_init(struct sim_io *sim, uint64_t size_limit);
+void sim_io_deinit(struct sim_io *sim);
+
+/* The n-th operation of its kind from now returns `status` and does nothing. A failed sync leaves
+ * everything unsynced. n = 0 disarms. */
+void sim_io_fail_read(struct sim_io *sim, uint64_t n, enum status status);
+void sim_io_fail_write(struct sim_io *sim, uint64_t n, enum status status);
+void sim_io_fail_sync(struct sim_io *sim, uint64_t n, enum status status);
+
+/* Of the n-th write from now only the first `keep_size` bytes reach the file, and it returns
+ * `status`: STATUS_OK with keep_size 0 is a lost write that nobody was told of. */
+void sim_io_tear_write(struct sim_io *sim, uint64_t n, uint64_t keep_size, enum status status);
+
+/* The power goes at the n-th write or sync from now: that write still lands among the unsynced
+ * ones (a sync does nothing), it and every later operation returns STATUS_IO until sim_io_crash
+ * decides what survived. */
+void sim_io_lose_power(struct sim_io *sim, uint64_t n);
+
+/* Whether any fault is armed and has not fired. */
+bool sim_io_armed(struct sim_io *sim);
+
+/* The machine stops and starts again: of the unsynced sectors, `seed` chooses which are kept, lost
+ * or torn; the file's growth since the last sync is kept or lost as a whole. Faults are disarmed,
+ * and what is left is durable. */
+void sim_io_crash(struct sim_io *sim, uint64_t seed);
+
+/* The same with every unsynced write lost, or kept. */
+void sim_io_crash_lose_all(struct sim_io *sim);
+void sim_io_crash_keep_all(struct sim_io *sim);
+
+/* Rot: flips the bits of `mask` in the byte at `offset`, on disk and in what is not yet synced. */
+void sim_io_flip(struct sim_io *sim, uint64_t offset, uint8_t mask);
+
+/* The file as reads see it, into `bytes` [sim->size]. */
+void sim_io_save(struct sim_io *sim, uint8_t *bytes);
+/* The file becomes `bytes`, all of it durable; `size` is a multiple of SECTOR_SIZE and within the
+ * limit. Faults and counters stay. */
+void sim_io_load(struct sim_io *sim, const uint8_t *bytes, uint64_t size);
