@@ -1,0 +1,112 @@
+/* Requests in, replies out: what the server sees of a front-end.
+ *
+ *           handler (listener thread)            exchange_reply / exchange_drop (any thread)
+ *   wire ──► [ exchange ] ─────────► the server ──────────────────────────────► wire
+ *                ▲                                                               │
+ *                └──────────── receives again once the reply has left ◄──────────┘
+ *
+ * There are `exchange_count` exchanges, made at start: they bound the requests in the daemon, and a
+ * client whose request finds none free waits in its own socket. A message is checked
+ * (protocol_request_check) before the handler sees it; a malformed one is answered here. Replies
+ * leave asynchronously: a peer that does not read its reply within send_timeout_ms loses its
+ * connection, and nobody else waits for it. No transport's type is named here. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "ipc/protocol.h"
+#include "pool/status.h"
+
+struct listener;
+
+struct listener_options {
+    const char *socket_path;       /* absolute or relative; its directory must exist */
+    uint32_t socket_mode;          /* permission bits; 0: 0600 */
+    uint32_t message_size_max;     /* bytes of a request or a reply, header included */
+    uint32_t exchange_count;       /* 0: 64 */
+    uint32_t connection_count_max; /* 0: 256; more are closed as they come */
+    uint32_t send_timeout_ms;      /* 0: 500 */
+};
+
+/* One request on its way through the server. The server owns it from the call of the handler until
+ * it calls exchange_reply, exchange_send or exchange_drop, and then must not touch it again. */
+struct exchange {
+    struct request_header header; /* checked */
+    const uint8_t *request;       /* the whole message, header included; any alignment */
+    uint32_t request_size;        /* PROTOCOL_HEADER_SIZE + header.body_size */
+    uint32_t peer_uid;            /* of the process that connected, from the kernel */
+    uint32_t peer_id;             /* of the connection; not reused soon */
+    uint64_t received_ns;         /* CLOCK_MONOTONIC, for deadlines and latencies */
+
+    struct exchange *next; /* the server's, to queue it; untouched here */
+    void *context;         /* likewise */
+};
+
+static inline const uint8_t *exchange_body(const struct exchange *exchange)
+{
+    return exchange->request + PROTOCOL_HEADER_SIZE;
+}
+
+/* On a listener's thread. Must only look and enqueue: while it runs nobody is served. It may
+ * reply at once (BUSY). */
+typedef void listener_handler(void *context, struct exchange *exchange);
+
+/* Binds the socket and serves. Whoever calls it already holds the lock of its data file, so a
+ * dead daemon's socket at the path may be replaced; anything else there is left alone:
+ *
+ *   STATUS_EXISTS: a file, directory or symlink, or another user's socket, is at the path.
+ *   STATUS_LOCKED: somebody answers there.
+ *   STATUS_NOT_FOUND: no such directory. STATUS_DENIED: not ours to write in.
+ *   STATUS_INVALID: a path over 107 bytes, or a size out of range.
+ *   STATUS_NO_MEMORY, STATUS_IO.
+ *
+ * `reason` (constant text) then says it in a sentence; `listener` is NULL. */
+MUST_CHECK enum status listener_start(const struct listener_options *options,
+                                      listener_handler *handler, void *context,
+                                      struct listener **listener, const char **reason);
+
+/* Any thread, more than once. From now on requests are answered SHUTTING_DOWN without the handler;
+ * those it already has go on. */
+void listener_stop_accepting(struct listener *listener);
+
+/* After listener_stop_accepting: waits until the server has answered all it was given and the
+ * answers have left. False: `timeout_ms` passed first. */
+MUST_CHECK bool listener_drain(struct listener *listener, uint32_t timeout_ms);
+
+/* Closes every connection, removes the socket, joins the listener's threads, frees. Requires that
+ * the server holds no exchange. A server that cannot promise that (drain timed out) ends with _exit
+ * instead, which is safe: what was sent is in the kernel. */
+void listener_stop(struct listener *listener);
+
+/* Any thread that owns the exchange; none of these blocks.
+ *
+ * Room for a reply of `size` bytes (header and body, at most message_size_max), to be filled in
+ * place; the request stays readable. NULL: out of memory, the exchange is still yours. Once per
+ * exchange. */
+uint8_t *exchange_reply_buffer(struct exchange *exchange, uint32_t size);
+/* Sends the first `size` bytes of the buffer. */
+void exchange_send(struct exchange *exchange, uint32_t size);
+
+/* Copies and sends. `body` may be NULL when body_size is 0. Without memory for it: drops. */
+void exchange_reply(struct exchange *exchange, const void *header, uint32_t header_size,
+                    const void *body, uint32_t body_size);
+
+/* The short form: `result` and, when it is not OK, a text for people (NULL: result_text). */
+void exchange_reply_result(struct exchange *exchange, enum result result, const char *text);
+
+/* Closes the peer's connection and answers nothing. */
+void exchange_drop(struct exchange *exchange);
+
+struct listener_stats {
+    uint64_t connections; /* now */
+    uint64_t connections_total;
+    uint64_t connections_refused; /* over connection_count_max */
+    uint64_t requests_total;      /* given to the handler */
+    uint64_t bad_messages_total;  /* answered here because malformed */
+    uint64_t send_timeouts_total; /* connections closed because their peer did not read */
+    uint64_t drops_total;         /* exchange_drop, and replies without memory */
+    uint64_t exchanges_busy;      /* now: with the server or being sent */
+};
+/* Any thread. The numbers are each true, not of one instant. */
+void listener_stats_read(struct listener *listener, struct listener_stats *stats);
