@@ -16,6 +16,13 @@ struct manifest_level {
     uint64_t table_count;
 };
 
+/* Nodes that a level of `table_count_max` tables may need: any two neighbours hold more than
+ * NODE_MERGE_MAX tables together, and a split is one node ahead of the merge that follows it. */
+static inline uint32_t manifest_level_node_max(uint64_t table_count_max)
+{
+    return (uint32_t)(2 * (table_count_max / (NODE_MERGE_MAX + 1)) + 2);
+}
+
 /* `nodes` memory [node_max] is borrowed for the level's life. */
 void manifest_level_init(struct manifest_level *level, struct manifest_node **nodes,
                          uint32_t node_max);
@@ -63,3 +70,6 @@ uint32_t manifest_level_overlap(const struct manifest_level *level, const struct
 const struct table_info *manifest_level_least_overlap(const struct manifest_level *upper,
                                                       const struct manifest_level *lower,
                                                       uint32_t *overlap_count);
+
+/* Whether keys ascend, tables are disjoint, counts agree and nodes are filled as promised: O(n). */
+bool manifest_level_verify(const struct manifest_level *level);

@@ -9,7 +9,15 @@
 #include "engine/lsm/table.h"
 #include "pool/status.h"
 
-enum { NODE_TABLE_MAX = 64 };
+enum {
+    NODE_TABLE_MAX = 64,
+    /* Two neighbours are merged when both fit in 3/4 of a node: any two neighbours hold more than
+     * this together, and a node just merged takes 16 inserts before it splits again. */
+    NODE_MERGE_MAX = NODE_TABLE_MAX * 3 / 4,
+    /* Most nodes that one change of one level acquires: an insert into a full node that a snapshot
+     * shares takes its copy and the other half of the split. */
+    NODE_CHANGE_MAX = 2,
+};
 
 struct manifest_node {
     uint32_t reference_count;
@@ -23,9 +31,10 @@ struct node_pool {
     struct manifest_node *free;
     uint32_t node_count;
     uint32_t free_count;
-    uint32_t free_count_min;
+    uint32_t free_count_min; /* low-water mark, for stat */
 };
 
+/* STATUS_NO_MEMORY: `pool` needs no deinit. */
 MUST_CHECK enum status node_pool_init(struct node_pool *pool, uint32_t node_count);
 /* Asserts that every node came back. */
 void node_pool_deinit(struct node_pool *pool);
@@ -33,4 +42,5 @@ void node_pool_deinit(struct node_pool *pool);
  * (a level change needs at most NODE_CHANGE_MAX nodes at once). */
 struct manifest_node *node_pool_acquire(struct node_pool *pool);
 void node_pool_reference(struct manifest_node *node);
+/* The last reference gives the node back to the pool. */
 void node_pool_release(struct node_pool *pool, struct manifest_node *node);
