@@ -18,8 +18,8 @@
 #define DOORBELL_WAIT_FOREVER UINT64_MAX
 
 struct doorbell {
-    struct mutex mutex; /* LOCK_RANK_DOORBELL */
-    pthread_cond_t rung; /* CLOCK_MONOTONIC */
+    struct mutex mutex;     /* LOCK_RANK_DOORBELL */
+    pthread_cond_t rung;    /* CLOCK_MONOTONIC */
     _Atomic uint64_t count; /* rings so far; written under mutex */
 };
 

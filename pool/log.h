@@ -3,12 +3,16 @@
  *   LOG_INFO("journal.recovered", log_u64("entries", n), log_text("file", path));
  *   -> time=2026-11-22T13:00:00.123Z level=info event=journal.recovered entries=12 file=/x
  *
- * A line is built on the stack (cut at LOG_LINE_MAX) and leaves in one write(2), so lines of
- * several threads never mix and logging allocates nothing. Any thread. */
+ * A line is built on the stack and leaves in one write(2), so lines of several threads never mix
+ * and logging allocates nothing. What does not fit LOG_LINE_MAX is left out and the line says
+ * cut=true. A line that cannot be written is lost: there is nobody to tell. Any thread. */
 #pragma once
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
+
+#include "pool/status.h"
 
 enum log_level { LOG_LEVEL_DEBUG, LOG_LEVEL_INFO, LOG_LEVEL_WARN, LOG_LEVEL_ERROR };
 enum log_format { LOG_FORMAT_LOGFMT, LOG_FORMAT_JSON };
@@ -60,15 +64,18 @@ void log_event(enum log_level level, const char *event, const struct log_field *
 
 /* At least one field; use LOG_x0 for none. */
 #define LOG_AT(level, event, ...)                                                                  \
-    log_event((level), (event), (const struct log_field[]){__VA_ARGS__},                           \
-              (uint32_t)(sizeof((const struct log_field[]){__VA_ARGS__}) /                         \
-                         sizeof(struct log_field)))
+    log_event(                                                                                     \
+        (level), (event), (const struct log_field[]){__VA_ARGS__},                                 \
+        (uint32_t)(sizeof((const struct log_field[]){__VA_ARGS__}) / sizeof(struct log_field)))
 #define LOG_DEBUG(event, ...) LOG_AT(LOG_LEVEL_DEBUG, event, __VA_ARGS__)
 #define LOG_INFO(event, ...) LOG_AT(LOG_LEVEL_INFO, event, __VA_ARGS__)
 #define LOG_WARN(event, ...) LOG_AT(LOG_LEVEL_WARN, event, __VA_ARGS__)
 #define LOG_ERROR(event, ...) LOG_AT(LOG_LEVEL_ERROR, event, __VA_ARGS__)
+#define LOG_DEBUG0(event) log_event(LOG_LEVEL_DEBUG, (event), NULL, 0)
+#define LOG_INFO0(event) log_event(LOG_LEVEL_INFO, (event), NULL, 0)
+#define LOG_WARN0(event) log_event(LOG_LEVEL_WARN, (event), NULL, 0)
+#define LOG_ERROR0(event) log_event(LOG_LEVEL_ERROR, (event), NULL, 0)
 
 /* Unrecoverable world: logs `event` with `what`, `advice` and the status text at error level, then
  * _exit(status_exit_code(status)). Not for our own bugs (assert) nor for bad requests (reply). */
-#include "pool/status.h"
 _Noreturn void fatal(enum status status, const char *event, const char *what, const char *advice);

@@ -4,6 +4,7 @@
  * their own. */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -27,3 +28,6 @@ void memory_stats_read(struct memory_stats *stats);
  * HOLT_ALLOCATION_GUARD (they interpose malloc and friends); elsewhere these do nothing. */
 void memory_forbid_allocation(void);
 void memory_allow_allocation(void);
+
+/* What the guard asks (pool/allocation_guard.c): has this thread been forbidden to allocate? */
+bool memory_allocation_forbidden(void);

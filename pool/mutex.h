@@ -2,6 +2,8 @@
 #pragma once
 
 #include <pthread.h>
+#include <stdbool.h>
+#include <time.h>
 
 /* Locks are taken in increasing rank, one per rank. This list is the lock hierarchy. */
 enum lock_rank {
@@ -33,3 +35,6 @@ void mutex_lock(struct mutex *mutex);
 void mutex_unlock(struct mutex *mutex);
 /* Releases, waits for `condition`, re-acquires. May return early: call it in a loop. */
 void mutex_wait(struct mutex *mutex, pthread_cond_t *condition);
+/* The same with a deadline on the condition's clock. Returns false once that has passed. */
+bool mutex_wait_until(struct mutex *mutex, pthread_cond_t *condition,
+                      const struct timespec *deadline);

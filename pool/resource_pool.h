@@ -15,8 +15,8 @@
 struct resource_pool {
     struct mutex mutex; /* LOCK_RANK_RESOURCE_POOL */
     pthread_cond_t returned;
-    uint8_t *memory;   /* [block_count * block_size], page aligned, owned */
-    uint8_t **free;    /* [block_count] stack of free blocks: LIFO, so loans are cache-warm */
+    uint8_t *memory; /* [block_count * block_size], page aligned, owned */
+    uint8_t **free;  /* [block_count] stack of free blocks: LIFO, so loans are cache-warm */
     uint32_t block_size;
     uint32_t block_count;
     uint32_t free_count;

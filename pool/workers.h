@@ -1,15 +1,14 @@
 /* A team of named pthreads that run jobs from one queue.
  *
  * With thread_count = 0 nobody runs them by itself: whoever waits for a job calls
- * workers_run_one() in its wait loop (workers_wait_step does), so tests, the simulator and W = 0
- * run the same code on one thread, in queue order. */
+ * workers_run_one() in its wait loop, so tests, the simulator and W = 0 run the same code on one
+ * thread, in queue order. */
 #pragma once
 
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "pool/doorbell.h"
 #include "pool/job_queue.h"
 #include "pool/status.h"
 

@@ -1,0 +1,77 @@
+/* Goal: no ring is lost and a wait ends when it should. Method: rings before the wait, timeouts of
+ * zero and more, and two threads that can only go on if each hears the other. */
+#include "pool/doorbell.h"
+
+#include <criterion/criterion.h>
+#include <criterion/new/assert.h>
+#include <signal.h>
+
+#include "pool/clock.h"
+
+static struct doorbell bell;
+static struct doorbell answer;
+
+static void setup(void)
+{
+    doorbell_init(&bell);
+    doorbell_init(&answer);
+}
+
+static void teardown(void)
+{
+    doorbell_deinit(&answer);
+    doorbell_deinit(&bell);
+}
+
+TestSuite(doorbell, .init = setup, .fini = teardown, .timeout = 20);
+
+Test(doorbell, ring_before_the_wait_is_heard)
+{
+    const uint64_t seen = doorbell_count(&bell);
+
+    doorbell_ring(&bell);
+    doorbell_wait(&bell, seen, DOORBELL_WAIT_FOREVER);
+    cr_assert(eq(u64, doorbell_count(&bell), seen + 1));
+}
+
+Test(doorbell, timeout_ends_the_wait)
+{
+    const uint64_t timeouts_ns[] = {0, 1, 5000000};
+
+    for (int i = 0; i < 3; i++) {
+        const uint64_t start_ns = clock_monotonic_ns(&clock_system);
+        doorbell_wait(&bell, 0, timeouts_ns[i]);
+        cr_assert(ge(u64, clock_monotonic_ns(&clock_system) - start_ns, timeouts_ns[i]));
+    }
+    cr_assert(eq(u64, doorbell_count(&bell), 0));
+}
+
+Test(doorbell, waiting_for_a_ring_of_the_future_is_a_bug, .fini = NULL, .signal = SIGABRT)
+{
+    doorbell_wait(&bell, 1, 0);
+}
+
+enum { ROUND_COUNT = 2000 };
+
+static void *answer_each_ring(void *argument)
+{
+    (void)argument;
+    for (uint64_t i = 0; i < ROUND_COUNT; i++) {
+        doorbell_wait(&bell, i, DOORBELL_WAIT_FOREVER);
+        doorbell_ring(&answer);
+    }
+    return NULL;
+}
+
+Test(doorbell, two_threads_hear_each_other)
+{
+    pthread_t thread;
+    cr_assert(eq(int, pthread_create(&thread, NULL, answer_each_ring, NULL), 0));
+    for (uint64_t i = 0; i < ROUND_COUNT; i++) {
+        doorbell_ring(&bell);
+        /* Alternately without an end and with one that is far away. */
+        doorbell_wait(&answer, i, i % 2 ? DOORBELL_WAIT_FOREVER : UINT64_C(3600000000000));
+        cr_assert(eq(u64, doorbell_count(&answer), i + 1));
+    }
+    cr_assert(eq(int, pthread_join(thread, NULL), 0));
+}
