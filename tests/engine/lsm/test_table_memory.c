@@ -1,0 +1,221 @@
+/* Goal: whatever the policy does to runs, the content is that of all batches in order, newest wins;
+ * runs stay few, and the counts are right.
+ * Method: random batches (sizes drawn from several distributions) against an array indexed by key;
+ * after each the table is read back through its runs, newest first. */
+#include "engine/lsm/table_memory.h"
+
+#include <criterion/criterion.h>
+#include <criterion/new/assert.h>
+#include <string.h>
+
+#include "tests/harness/prng.h"
+
+enum { KEY_COUNT = 600, VALUE_SIZE = 16 };
+
+static struct run_arena arena;
+static struct prng prng;
+static struct tree_shape shape;
+static uint64_t batch_number;
+
+/* What a key's newest value says: the batch that wrote it, 0 = none. */
+struct model {
+    uint64_t batch[KEY_COUNT];
+    bool tombstone[KEY_COUNT];
+};
+
+static void start(void)
+{
+    cr_assert(eq(int, run_arena_init(&arena, 4096 * RUN_SEGMENT_SIZE, 1024), STATUS_OK));
+    prng_init(&prng, 11);
+    shape = (struct tree_shape){
+        .ops = values_ops_for(8, VALUE_SIZE),
+        .tree_id = 1,
+        .key_size = 8,
+        .value_size = VALUE_SIZE,
+        .value_count_max = 20000,
+        .filter_kind = FILTER_KIND_KEY,
+    };
+}
+
+static void stop(void)
+{
+    run_arena_deinit(&arena);
+}
+
+TestSuite(table_memory, .init = start, .fini = stop, .timeout = 30);
+
+/* Each key with the given chance, out of 1000; at least one. */
+static struct run *make_batch(struct model *model, uint64_t chance)
+{
+    static uint8_t values[KEY_COUNT * VALUE_SIZE];
+    batch_number += 1;
+    const uint64_t always = prng_below(&prng, KEY_COUNT);
+    uint32_t count = 0;
+    for (uint64_t key = 0; key < KEY_COUNT; key++) {
+        if (key != always && !prng_chance(&prng, chance, 1000)) {
+            continue;
+        }
+        uint8_t *value = values + (size_t)count * VALUE_SIZE;
+        const uint64_t key_big_endian = __builtin_bswap64(key);
+        const uint64_t payload = __builtin_bswap64(batch_number);
+        memcpy(value, &key_big_endian, 8);
+        memcpy(value + 8, &payload, 8);
+        model->batch[key] = batch_number;
+        model->tombstone[key] = prng_chance(&prng, 1, 5);
+        if (model->tombstone[key]) {
+            value_set_tombstone(value, 8, VALUE_SIZE);
+        }
+        count += 1;
+    }
+    return run_build(&arena, &shape, values, count);
+}
+
+static void check(const struct table_memory *table, const struct model *model)
+{
+    cr_assert(le(u32, table->run_count, TABLE_MEMORY_RUN_MAX));
+    uint64_t value_count = 0;
+    uint64_t tombstone_count = 0;
+    for (uint32_t i = 0; i < table->run_count; i++) {
+        value_count += table->runs[i]->value_count;
+        tombstone_count += table->runs[i]->tombstone_count;
+    }
+    cr_assert(eq(u64, table->value_count, value_count));
+    cr_assert(eq(u64, table->tombstone_count, tombstone_count));
+
+    for (uint64_t key = 0; key < KEY_COUNT; key++) {
+        const uint64_t key_big_endian = __builtin_bswap64(key);
+        const uint8_t *key_bytes = (const uint8_t *)&key_big_endian;
+        const uint8_t *found = NULL;
+        for (uint32_t i = table->run_count; i > 0 && found == NULL; i--) {
+            const struct run *run = table->runs[i - 1];
+            const uint64_t index = run_lower_bound(run, &shape, key_bytes, 0);
+            if (index < run->value_count &&
+                shape.ops->compare(run_value(run, index), key_bytes, VALUE_SIZE) == 0) {
+                found = run_value(run, index);
+            }
+        }
+        cr_assert(eq(int, found != NULL, model->batch[key] != 0));
+        if (found != NULL) {
+            uint64_t payload;
+            memcpy(&payload, found + 8, 8);
+            payload = __builtin_bswap64(payload);
+            cr_assert(eq(u64, payload & ~(1ull << 63), model->batch[key]));
+            cr_assert(eq(int, payload >> 63, model->tombstone[key]));
+        }
+    }
+}
+
+Test(table_memory, holds_all_batches)
+{
+    static const uint64_t chances[] = {0, 2, 20, 200, 1000};
+    for (uint32_t seed = 0; seed < 10; seed++) {
+        struct model model = {0};
+        struct table_memory table = {0};
+        for (uint32_t i = 0; i < 200; i++) {
+            const uint64_t chance = seed < 5 ? chances[seed] : chances[prng_below(&prng, 5)];
+            table_memory_add(&table, &arena, &shape, make_batch(&model, chance));
+            if (i % 8 == 0) {
+                check(&table, &model);
+            }
+        }
+        check(&table, &model);
+        table_memory_clear(&table, &arena);
+        cr_assert(eq(u32, table.run_count, 0));
+        cr_assert(eq(u64, table.value_count, 0));
+        cr_assert(eq(u32, arena.free_run_count, arena.run_count_max));
+    }
+}
+
+Test(table_memory, single_values_make_few_runs)
+{
+    struct model model = {0};
+    struct table_memory table = {0};
+    for (uint32_t i = 0; i < 2000; i++) {
+        table_memory_add(&table, &arena, &shape, make_batch(&model, 0));
+        cr_assert(le(u32, table.run_count, 24));
+    }
+    check(&table, &model);
+    table_memory_clear(&table, &arena);
+}
+
+/* Every batch is over the limit of the geometric merges, so only the limit on runs merges. */
+Test(table_memory, limit_on_runs_holds)
+{
+    shape.value_count_max = 31;
+    struct model model = {0};
+    struct table_memory table = {0};
+    for (uint32_t i = 0; i < 3 * TABLE_MEMORY_RUN_MAX; i++) {
+        table_memory_add(&table, &arena, &shape, make_batch(&model, 5));
+        cr_assert(
+            eq(u32, table.run_count, i < TABLE_MEMORY_RUN_MAX ? i + 1 : TABLE_MEMORY_RUN_MAX));
+    }
+    check(&table, &model);
+    table_memory_clear(&table, &arena);
+}
+
+Test(table_memory, absorb_puts_newer_on_top)
+{
+    for (uint32_t seed = 0; seed < 20; seed++) {
+        shape.value_count_max = seed % 2 == 0 ? 31 : 20000;
+        struct model model = {0};
+        struct table_memory older = {0};
+        struct table_memory newer = {0};
+        const uint32_t older_count = (uint32_t)prng_below(&prng, 150);
+        const uint32_t newer_count = (uint32_t)prng_below(&prng, 150);
+        for (uint32_t i = 0; i < older_count; i++) {
+            table_memory_add(&older, &arena, &shape, make_batch(&model, 20));
+        }
+        for (uint32_t i = 0; i < newer_count; i++) {
+            table_memory_add(&newer, &arena, &shape, make_batch(&model, 20));
+        }
+        table_memory_absorb(&older, &newer, &arena, &shape);
+        check(&older, &model);
+        cr_assert(eq(u32, newer.run_count, 0));
+        cr_assert(eq(u64, newer.value_count, 0));
+        table_memory_clear(&older, &arena);
+        cr_assert(eq(u32, arena.free_run_count, arena.run_count_max));
+    }
+}
+
+/* A reader that holds the runs of before sees what it saw. */
+Test(table_memory, merging_leaves_referenced_runs_alone)
+{
+    struct model model = {0};
+    struct table_memory table = {0};
+    for (uint32_t i = 0; i < 5; i++) {
+        table_memory_add(&table, &arena, &shape, make_batch(&model, 10));
+    }
+    const struct table_memory snapshot = table;
+    const struct model snapshot_model = model;
+    for (uint32_t i = 0; i < snapshot.run_count; i++) {
+        run_reference(snapshot.runs[i]);
+    }
+    for (uint32_t i = 0; i < 100; i++) {
+        table_memory_add(&table, &arena, &shape, make_batch(&model, 10));
+    }
+    check(&snapshot, &snapshot_model);
+    for (uint32_t i = 0; i < snapshot.run_count; i++) {
+        run_release(&arena, snapshot.runs[i]);
+    }
+    check(&table, &model);
+    table_memory_clear(&table, &arena);
+}
+
+/* With no room for a merge's output beside its inputs, the runs stay apart. */
+Test(table_memory, full_arena_postpones_merges)
+{
+    struct run_arena small;
+    const struct run_arena usual = arena;
+    cr_assert(eq(int, run_arena_init(&small, 4 * RUN_SEGMENT_SIZE, 64), STATUS_OK));
+    arena = small;
+    struct model model = {0};
+    struct table_memory table = {0};
+    table_memory_add(&table, &arena, &shape, make_batch(&model, 0));
+    table_memory_add(&table, &arena, &shape, make_batch(&model, 0));
+    cr_assert(eq(u64, arena.free_segment_count, 0));
+    cr_assert(eq(u32, table.run_count, 2));
+    check(&table, &model);
+    table_memory_clear(&table, &arena);
+    run_arena_deinit(&arena);
+    arena = usual;
+}
