@@ -74,4 +74,7 @@ uint64_t grid_zone_offset(const struct geometry *geometry); /* multiple of block
 
 /* Largest journal entry: header + batch_size_max + per-request headers, sector aligned. */
 uint64_t journal_entry_size_max(const struct geometry *geometry);
-enum { BATCH_REQUEST_MAX = 1024 }; /* requests that share one journal entry */
+enum {
+    BATCH_REQUEST_MAX = 1024,         /* requests that share one journal entry */
+    JOURNAL_REQUEST_HEADER_MAX = 64,  /* bytes that an entry spends on a request beside its body */
+};
