@@ -6,11 +6,14 @@
  * longer the newest. */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "engine/lsm/tree_version.h"
 #include "engine/schema.h"
+#include "pool/doorbell.h"
 #include "pool/mutex.h"
+#include "pool/status.h"
 
 enum { VERSION_COUNT_MAX = 32, GROOVE_COUNT_MAX = TREE_COUNT_LIMIT / 2 };
 
@@ -42,3 +45,36 @@ struct version {
 
 /* NULL if there is none. */
 const struct groove_version *version_groove(const struct version *version, uint32_t groove_id);
+
+/* All versions. The forest thread makes, publishes and collects; any thread pins and unpins. */
+struct version_set {
+    struct mutex mutex;         /* LOCK_RANK_VERSION: pin counts and `published` */
+    struct doorbell *doorbell;  /* rung when the last pin of an old version goes */
+    struct version *published;  /* newest durable one */
+    struct version *oldest;     /* live versions; forest thread */
+    struct version *newest;
+    struct version *free;
+    uint32_t free_count;
+    struct version *versions;   /* [VERSION_COUNT_MAX] */
+    struct groove_version *grooves; /* [VERSION_COUNT_MAX * groove_max] */
+    uint32_t groove_max;
+};
+
+MUST_CHECK enum status version_set_init(struct version_set *set, uint32_t groove_max,
+                                        struct doorbell *doorbell);
+void version_set_deinit(struct version_set *set);
+
+/* Forest thread: an empty version to fill in, the newest of all; never NULL (asserted: the caller
+ * has looked at free_count). */
+struct version *version_add(struct version_set *set);
+/* Forest thread. */
+void version_publish(struct version_set *set, struct version *version);
+/* Forest thread. Takes the oldest version out of the set if nobody can see it any more, for the
+ * caller to return what it references, then version_free. NULL: none. */
+struct version *version_collect(struct version_set *set);
+void version_free(struct version_set *set, struct version *version);
+
+/* Any thread. The published version; unpin it soon. */
+struct version *version_pin_published(struct version_set *set);
+void version_pin(struct version_set *set, struct version *version);
+void version_unpin(struct version_set *set, struct version *version);

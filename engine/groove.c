@@ -1,0 +1,213 @@
+#include "engine/groove.h"
+
+#include <assert.h>
+#include <string.h>
+
+#include "engine/object.h"
+#include "pool/base.h"
+
+/* Entries of one event in one tree: an update of an indexed field removes one and puts one. */
+static uint32_t entries_per_event(uint32_t position)
+{
+    return position < TREE_INDEX ? 1 : 2;
+}
+
+static uint64_t buffer_size(uint32_t position, uint32_t value_size, uint32_t event_count)
+{
+    return align_up((uint64_t)event_count * entries_per_event(position) * value_size, 64);
+}
+
+uint64_t groove_write_size(const struct groove_schema *schema, uint32_t event_count)
+{
+    uint64_t size = buffer_size(TREE_OBJECT, schema->object_size, event_count) +
+                    buffer_size(TREE_ID, ID_VALUE_SIZE, event_count);
+    for (uint32_t i = 0; i < schema->spec.index_count; i++) {
+        size += buffer_size(TREE_INDEX + i, schema->indexes[i].prefix_size + 8u, event_count);
+    }
+    return size;
+}
+
+void groove_write_begin(struct groove_write *write, struct catalog_groove *groove,
+                        uint32_t event_count, uint8_t *memory)
+{
+    assert(groove->used && !groove->dropping);
+    *write = (struct groove_write){.groove = groove, .event_max = event_count};
+    for (uint32_t i = 0; i < groove->tree_count; i++) {
+        write->trees[i].values = memory;
+        memory += buffer_size(i, groove->trees[i]->shape.value_size, event_count);
+    }
+}
+
+static uint8_t *append(struct groove_write *write, uint32_t position)
+{
+    const uint32_t index = write->trees[position].count;
+    assert(index < write->event_max * entries_per_event(position));
+    write->trees[position].count += 1;
+    return write->trees[position].values +
+           (size_t)index * write->groove->trees[position]->shape.value_size;
+}
+
+static void put_id(struct groove_write *write, const uint8_t *key, uint64_t timestamp,
+                   bool tombstone)
+{
+    uint8_t *value = append(write, TREE_ID);
+    memcpy(value, key, ID_SIZE);
+    store_u64_be(value + ID_SIZE, timestamp);
+    if (tombstone) {
+        value_set_tombstone(value, ID_SIZE, ID_VALUE_SIZE);
+    }
+}
+
+static void put_index(struct groove_write *write, uint32_t index, const uint8_t *key,
+                      bool tombstone)
+{
+    const struct tree_shape *shape = &write->groove->trees[TREE_INDEX + index]->shape;
+    uint8_t *value = append(write, TREE_INDEX + index);
+    memcpy(value, key, shape->key_size);
+    if (tombstone) {
+        value_set_tombstone(value, shape->key_size, shape->value_size);
+    }
+}
+
+/* Index entries from `before` to `after`; either may be NULL. Both are stored values: fields lie
+ * where they lie in an image. */
+static void change_indexes(struct groove_write *write, const uint8_t *before, const uint8_t *after,
+                           uint64_t timestamp)
+{
+    const struct groove_schema *schema = &write->groove->schema->schema;
+    for (uint32_t i = 0; i < schema->spec.index_count; i++) {
+        const uint32_t key_size = schema->indexes[i].prefix_size + 8u;
+        uint8_t key_before[KEY_SIZE_MAX];
+        uint8_t key_after[KEY_SIZE_MAX];
+        const bool had = before != NULL && schema_index_key(schema, i, before, timestamp, key_before);
+        const bool has = after != NULL && schema_index_key(schema, i, after, timestamp, key_after);
+        if (had && has && memcmp(key_before, key_after, key_size) == 0) {
+            continue;
+        }
+        if (had) {
+            put_index(write, i, key_before, true);
+        }
+        if (has) {
+            put_index(write, i, key_after, false);
+        }
+    }
+}
+
+static void apply_insert(struct groove_write *write, const uint8_t *image,
+                         struct groove_entry *entry, uint64_t timestamp)
+{
+    uint8_t *value = append(write, TREE_OBJECT);
+    object_value_from_image(value, image, write->groove->schema->schema.object_size, timestamp,
+                            timestamp);
+    put_id(write, entry->key, timestamp, false);
+    change_indexes(write, NULL, value, timestamp);
+    entry->exists = true;
+    entry->timestamp = timestamp;
+    entry->object = value;
+    write->groove->object_count += 1;
+}
+
+/* The object keeps its timestamp (its key); the version tells when it changed. */
+static void apply_update(struct groove_write *write, const uint8_t *image,
+                         struct groove_entry *entry, uint64_t timestamp)
+{
+    assert(entry->object != NULL); /* Prefetched: the entry wants it. */
+    uint8_t *value = append(write, TREE_OBJECT);
+    object_value_from_image(value, image, write->groove->schema->schema.object_size,
+                            entry->timestamp, timestamp);
+    change_indexes(write, entry->object, value, entry->timestamp);
+    entry->object = value;
+}
+
+static void apply_remove(struct groove_write *write, struct groove_entry *entry)
+{
+    assert(entry->object != NULL);
+    const uint32_t object_size = write->groove->schema->schema.object_size;
+    uint8_t *value = append(write, TREE_OBJECT);
+    memset(value, 0, object_size);
+    store_u64_be(value, entry->timestamp);
+    value_set_tombstone(value, 8, object_size);
+    put_id(write, entry->key, entry->timestamp, true);
+    change_indexes(write, entry->object, NULL, entry->timestamp);
+    entry->exists = false;
+    entry->object = NULL;
+    assert(write->groove->object_count > 0);
+    write->groove->object_count -= 1;
+}
+
+static bool is_zero(const uint8_t *bytes, uint32_t size)
+{
+    for (uint32_t i = 0; i < size; i++) {
+        if (bytes[i] != 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
+enum event_result groove_write_event(struct groove_write *write, enum event_type type,
+                                     const uint8_t *payload, struct groove_entry *entry,
+                                     uint64_t timestamp)
+{
+    assert(!entry->damaged); /* Such requests are refused before they are journaled. */
+    if (is_zero(payload, ID_SIZE)) {
+        return EVENT_RESULT_ID_ZERO;
+    }
+    if (type == EVENT_TYPE_REMOVE) {
+        if (!entry->exists) {
+            return EVENT_RESULT_NOT_FOUND;
+        }
+        apply_remove(write, entry);
+        return EVENT_RESULT_OK;
+    }
+    if (!is_zero(payload + ID_SIZE, OBJECT_HEADER_SIZE - ID_SIZE)) {
+        return EVENT_RESULT_RESERVED_NOT_ZERO;
+    }
+    if (!schema_image_valid(&write->groove->schema->schema, payload)) {
+        return EVENT_RESULT_BAD_VALUE;
+    }
+    switch (type) {
+    case EVENT_TYPE_INSERT:
+        if (entry->exists) {
+            return EVENT_RESULT_EXISTS;
+        }
+        apply_insert(write, payload, entry, timestamp);
+        break;
+    case EVENT_TYPE_UPSERT:
+        if (entry->exists) {
+            apply_update(write, payload, entry, timestamp);
+        } else {
+            apply_insert(write, payload, entry, timestamp);
+        }
+        break;
+    case EVENT_TYPE_UPDATE:
+        if (!entry->exists) {
+            return EVENT_RESULT_NOT_FOUND;
+        }
+        apply_update(write, payload, entry, timestamp);
+        break;
+    case EVENT_TYPE_REMOVE:
+        break; /* Above. */
+    }
+    return EVENT_RESULT_OK;
+}
+
+uint64_t groove_write_finish(struct groove_write *write, uint8_t *scratch, struct run_arena *arena,
+                             struct node_pool *nodes, struct tree_version_pool *versions)
+{
+    uint64_t size = 0;
+    for (uint32_t i = 0; i < write->groove->tree_count; i++) {
+        struct tree *tree = write->groove->trees[i];
+        const struct tree_shape *shape = &tree->shape;
+        uint32_t count = write->trees[i].count;
+        if (count == 0) {
+            continue;
+        }
+        shape->ops->sort(write->trees[i].values, scratch, count, shape->value_size);
+        count = shape->ops->dedupe(write->trees[i].values, count, shape->value_size);
+        tree_add_run(tree, arena, nodes, versions,
+                     run_build(arena, shape, write->trees[i].values, count));
+        size += (uint64_t)count * shape->value_size;
+    }
+    return size;
+}

@@ -1,0 +1,51 @@
+/* Applies the events of one batch to one groove: objects, ids and index entries, in memory.
+ *
+ * The prefetch has found out what there is to know of every id of the batch, so nothing here does
+ * I/O or fails: an event either applies or gets a result code. New values gather in one buffer per
+ * tree, in time order; at the end each buffer is sorted, newest wins, and becomes a run of its tree.
+ * An index changes only by difference: an entry is removed and put only if the key changed.
+ *
+ * Forest thread only. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "engine/catalog.h"
+#include "engine/event.h"
+
+/* What is known of one id: first from the prefetch, then as the batch's own events change it. */
+struct groove_entry {
+    uint8_t key[16];       /* id, big-endian: as the id tree has it */
+    const uint8_t *object; /* stored value, if exists and wanted; else NULL */
+    uint64_t timestamp;    /* if exists */
+    bool exists;
+    bool wants_object;     /* some event of the batch changes or removes it */
+    bool damaged;          /* a block it depends on is damaged */
+};
+
+struct groove_write {
+    struct catalog_groove *groove;
+    uint32_t event_max; /* events of this groove in the batch */
+    struct {
+        uint8_t *values; /* borrowed from the batch's arena */
+        uint32_t count;
+    } trees[GROOVE_TREE_COUNT_MAX];
+};
+
+/* Bytes that `event_count` events of this groove can need of the batch's arena. */
+uint64_t groove_write_size(const struct groove_schema *schema, uint32_t event_count);
+
+/* `memory` has groove_write_size() bytes. */
+void groove_write_begin(struct groove_write *write, struct catalog_groove *groove,
+                        uint32_t event_count, uint8_t *memory);
+
+/* `payload` is the object image, or the id of a remove. `timestamp` is the event's own. */
+enum event_result groove_write_event(struct groove_write *write, enum event_type type,
+                                     const uint8_t *payload, struct groove_entry *entry,
+                                     uint64_t timestamp);
+
+/* Sorts and hands the values to the trees. `scratch` is as large as the largest buffer. Returns the
+ * bytes of entries added over all trees. */
+uint64_t groove_write_finish(struct groove_write *write, uint8_t *scratch, struct run_arena *arena,
+                             struct node_pool *nodes, struct tree_version_pool *versions);

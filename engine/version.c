@@ -1,0 +1,126 @@
+#include "engine/version.h"
+
+#include <assert.h>
+
+#include "pool/memory.h"
+
+const struct groove_version *version_groove(const struct version *version, uint32_t groove_id)
+{
+    for (uint32_t i = 0; i < version->groove_count; i++) {
+        if (version->grooves[i].groove_id == groove_id) {
+            return &version->grooves[i];
+        }
+    }
+    return NULL;
+}
+
+enum status version_set_init(struct version_set *set, uint32_t groove_max,
+                             struct doorbell *doorbell)
+{
+    *set = (struct version_set){
+        .mutex = MUTEX_INITIALIZER(LOCK_RANK_VERSION),
+        .doorbell = doorbell,
+        .groove_max = groove_max,
+    };
+    set->versions = memory_acquire(VERSION_COUNT_MAX * sizeof *set->versions);
+    set->grooves = memory_acquire((size_t)VERSION_COUNT_MAX * groove_max * sizeof *set->grooves);
+    if (set->versions == NULL || set->grooves == NULL) {
+        version_set_deinit(set);
+        return STATUS_NO_MEMORY;
+    }
+    for (uint32_t i = 0; i < VERSION_COUNT_MAX; i++) {
+        set->versions[i].grooves = set->grooves + (size_t)i * groove_max;
+        set->versions[i].next = set->free;
+        set->free = &set->versions[i];
+    }
+    set->free_count = VERSION_COUNT_MAX;
+    return STATUS_OK;
+}
+
+void version_set_deinit(struct version_set *set)
+{
+    assert(set->oldest == NULL); /* All collected. */
+    mutex_deinit(&set->mutex);
+    memory_release(set->versions, VERSION_COUNT_MAX * sizeof *set->versions);
+    memory_release(set->grooves,
+                   (size_t)VERSION_COUNT_MAX * set->groove_max * sizeof *set->grooves);
+    *set = (struct version_set){0};
+}
+
+struct version *version_add(struct version_set *set)
+{
+    struct version *version = set->free;
+    assert(version != NULL);
+    set->free = version->next;
+    set->free_count -= 1;
+    version->next = NULL;
+    version->pin_count = 0;
+    version->groove_count = 0;
+    if (set->newest == NULL) {
+        set->oldest = version;
+    } else {
+        set->newest->next = version;
+    }
+    set->newest = version;
+    return version;
+}
+
+void version_publish(struct version_set *set, struct version *version)
+{
+    mutex_lock(&set->mutex);
+    set->published = version;
+    mutex_unlock(&set->mutex);
+}
+
+struct version *version_collect(struct version_set *set)
+{
+    struct version *version = set->oldest;
+    if (version == NULL) {
+        return NULL;
+    }
+    /* Nobody can pin it once it is not published, so a count of zero stays zero. */
+    mutex_lock(&set->mutex);
+    const bool visible = version == set->published || version->pin_count > 0;
+    mutex_unlock(&set->mutex);
+    if (visible || version == set->newest) {
+        return NULL;
+    }
+    set->oldest = version->next;
+    return version;
+}
+
+void version_free(struct version_set *set, struct version *version)
+{
+    version->next = set->free;
+    set->free = version;
+    set->free_count += 1;
+}
+
+struct version *version_pin_published(struct version_set *set)
+{
+    mutex_lock(&set->mutex);
+    struct version *version = set->published;
+    assert(version != NULL);
+    version->pin_count += 1;
+    mutex_unlock(&set->mutex);
+    return version;
+}
+
+void version_pin(struct version_set *set, struct version *version)
+{
+    mutex_lock(&set->mutex);
+    version->pin_count += 1;
+    mutex_unlock(&set->mutex);
+}
+
+void version_unpin(struct version_set *set, struct version *version)
+{
+    mutex_lock(&set->mutex);
+    assert(version->pin_count > 0);
+    version->pin_count -= 1;
+    const bool last = version->pin_count == 0 && version != set->published;
+    mutex_unlock(&set->mutex);
+    if (last) {
+        doorbell_ring(set->doorbell);
+    }
+}
