@@ -17,7 +17,8 @@
 
 #include "engine/storage/io.h"
 
-enum { SIM_IO_TEAR_SIZE = 512 };
+/* Finer than any disk's sector, so that nothing can rest on a sector being written whole. */
+enum { SIM_IO_TEAR_SIZE = 64 };
 
 /* One armed fault; `countdown` 0 = not armed, 1 = the next operation. */
 struct sim_io_fault {
