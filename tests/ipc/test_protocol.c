@@ -1,0 +1,352 @@
+/* Goal: what docs/protocol.md promises about bytes is what the code does, and no message, however
+ * damaged, is read outside its bounds or taken for another.
+ *
+ * Method: golden frames written out by hand; every prefix and every changed byte of valid messages;
+ * random bodies against a second, independent reading of the rules. Each message is copied into an
+ * allocation of exactly its size, so that AddressSanitizer sees a read past its end. */
+#include "ipc/protocol.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <criterion/criterion.h>
+
+#include "tests/harness/prng.h"
+
+enum { SIZE_MAX_TEST = 4096, SEED_COUNT = 200 };
+
+TestSuite(protocol, .timeout = 30);
+
+static uint8_t message[SIZE_MAX_TEST];
+
+static uint32_t message_make(uint16_t operation, const void *body, uint32_t body_size)
+{
+    const struct request_header header = {
+        .magic = PROTOCOL_MAGIC,
+        .version = PROTOCOL_VERSION,
+        .operation = operation,
+        .number = 77,
+        .body_size = body_size,
+    };
+    memcpy(message, &header, sizeof header);
+    if (body_size > 0) {
+        memcpy(message + sizeof header, body, body_size);
+    }
+    return (uint32_t)sizeof header + body_size;
+}
+
+static enum result check_exactly(const uint8_t *bytes, size_t size, struct request_header *header)
+{
+    uint8_t *exact = malloc(size > 0 ? size : 1);
+    memcpy(exact, bytes, size);
+    enum result result;
+    const bool good = protocol_request_check(exact, size, SIZE_MAX_TEST, header, &result);
+    free(exact);
+    cr_assert(good == (result == RESULT_OK));
+    return result;
+}
+
+static enum result check_body(uint16_t operation, const void *body, uint32_t body_size)
+{
+    struct request_header header;
+    const enum result result =
+        check_exactly(message, message_make(operation, body, body_size), &header);
+    cr_assert(header.number == 77);
+    cr_assert(header.operation == operation);
+    return result;
+}
+
+/* One valid body for each operation. */
+static uint32_t valid_body(uint16_t operation, uint8_t *body)
+{
+    memset(body, 0, SIZE_MAX_TEST - PROTOCOL_HEADER_SIZE);
+    switch (operation) {
+    case OPERATION_CREATE_GROOVE:
+        strcpy((char *)body, "cities");
+        return sizeof(struct wire_groove_spec);
+    case OPERATION_DROP_GROOVE:
+        strcpy((char *)body, "cities");
+        return WIRE_NAME_SIZE;
+    case OPERATION_WRITE: {
+        const struct wire_section remove = {
+            .groove_id = 1, .event_type = WIRE_EVENT_TYPE_REMOVE, .event_count = 2};
+        const struct wire_section insert = {
+            .groove_id = 1, .event_type = WIRE_EVENT_TYPE_INSERT, .event_count = 3};
+        memcpy(body, &remove, sizeof remove);
+        memcpy(body + 16 + 32, &insert, sizeof insert);
+        return 16 + 2 * 16 + 16 + 3 * 40;
+    }
+    case OPERATION_LOOKUP: {
+        const struct lookup_request lookup = {.groove_id = 1, .id_count = 3};
+        memcpy(body, &lookup, sizeof lookup);
+        return 8 + 3 * 16;
+    }
+    case OPERATION_QUERY:
+    case OPERATION_COUNT: {
+        const struct query_request query = {.groove_id = 1, .index_id = 2, .key_size = 8};
+        memcpy(body, &query, sizeof query);
+        return 24 + 8;
+    }
+    default:
+        return 0;
+    }
+}
+
+Test(protocol, a_lookup_is_these_bytes)
+{
+    static const uint8_t golden[] = {
+        'H', 'O', 'L', 'T', 1,  0,  8, 0, /* magic, version, LOOKUP */
+        9,   0,   0,   0,   0,  0,  0, 0, /* number */
+        1,   2,   3,   4,   5,  6,  7, 8, 9, 10, 11, 12, 13, 14, 15, 16, /* client id */
+        5,   0,   0,   0,   16, 39, 0, 0, /* lane, deadline 10000 ms */
+        24,  0,   0,   0,   0,  0,  0, 0, /* body size, flags */
+        0,   0,   0,   0,   0,  0,  0, 0, 0, 0,  0,  0,  0,  0,  0,  0,
+        7,   0,   0,   0,   1,  0,  0, 0, /* groove, one id */
+        255, 0,   0,   0,   0,  0,  0, 0, 0, 0,  0,  0,  0,  0,  0,  0,
+    };
+    struct request_header header;
+    cr_assert(check_exactly(golden, sizeof golden, &header) == RESULT_OK);
+    cr_assert(header.operation == OPERATION_LOOKUP);
+    cr_assert(header.number == 9);
+    cr_assert(header.client_id[0] == 1 && header.client_id[15] == 16);
+    cr_assert(header.lane == 5);
+    cr_assert(header.deadline_ms == 10000);
+    cr_assert(header.body_size == 24);
+}
+
+Test(protocol, a_busy_reply_is_these_bytes)
+{
+    static const uint8_t golden[PROTOCOL_HEADER_SIZE] = {
+        'H', 'O', 'L', 'T', 1, 0, 7, 0, /* magic, version, WRITE */
+        9,   0,   0,   0,   0, 0, 0, 0, /* number */
+        12,  0,   0,   0,   0, 0, 0, 0, /* BUSY, body size */
+        0,   0,   0,   0,   0, 0, 0, 0, /* commit */
+        0,   0,   0,   0,   0, 0, 0, 0, /* timestamp */
+        50,  0,   0,   0,               /* retry after 50 ms */
+    };
+    const struct request_header request = {.operation = OPERATION_WRITE, .number = 9};
+    struct reply_header reply = protocol_reply_header(&request, RESULT_BUSY, 0);
+    reply.retry_after_ms = 50;
+    cr_assert(memcmp(&reply, golden, sizeof golden) == 0);
+
+    struct reply_header decoded;
+    cr_assert(protocol_reply_check(golden, sizeof golden, &decoded));
+    cr_assert(memcmp(&decoded, golden, sizeof golden) == 0);
+}
+
+Test(protocol, numbers_on_the_wire_do_not_move)
+{
+    cr_assert(OPERATION_HELLO == 1 && OPERATION_WRITE == 7 && OPERATION_COUNT == 10);
+    cr_assert(RESULT_OK == 0 && RESULT_BUSY == 12 && RESULT_INTERNAL == 20);
+    cr_assert(WIRE_EVENT_RESULT_EXISTS == 1 && WIRE_EVENT_RESULT_CORRUPT == 7);
+    cr_assert(WIRE_FIELD_TYPE_U8 == 1 && WIRE_FIELD_TYPE_TIMESTAMP == 15);
+    cr_assert_str_eq(operation_name(OPERATION_STAT), "STAT");
+    cr_assert_str_eq(result_name(RESULT_BAD_BODY), "BAD_BODY");
+    cr_assert_str_eq(wire_event_result_name(WIRE_EVENT_RESULT_UNIQUE), "UNIQUE");
+    cr_assert_str_eq(operation_name(999), "UNKNOWN");
+    cr_assert_str_eq(result_name(999), "UNKNOWN");
+    cr_assert_str_eq(wire_event_result_name(999), "UNKNOWN");
+    cr_assert(strlen(result_text(999)) > 0 && strlen(wire_event_result_text(999)) > 0);
+}
+
+Test(protocol, headers_are_refused_by_name)
+{
+    static const uint8_t body_of_pings[64];
+    struct request_header header;
+    uint8_t *const bytes = message;
+
+    cr_assert(check_exactly(bytes, 0, &header) == RESULT_BAD_MAGIC);
+    uint32_t size = message_make(OPERATION_PING, NULL, 0);
+    bytes[0] = 'h';
+    cr_assert(check_exactly(bytes, size, &header) == RESULT_BAD_MAGIC);
+    cr_assert(header.number == 0);
+
+    size = message_make(OPERATION_PING, NULL, 0);
+    bytes[4] = 2;
+    cr_assert(check_exactly(bytes, size, &header) == RESULT_BAD_VERSION);
+    cr_assert(header.number == 77); /* A reply can be matched to it. */
+
+    size = message_make(OPERATION_PING, NULL, 0);
+    bytes[44] = 1; /* flags */
+    cr_assert(check_exactly(bytes, size, &header) == RESULT_BAD_HEADER);
+    size = message_make(OPERATION_PING, NULL, 0);
+    bytes[63] = 1; /* zero */
+    cr_assert(check_exactly(bytes, size, &header) == RESULT_BAD_HEADER);
+    size = message_make(OPERATION_PING, NULL, 0);
+    bytes[40] = 1; /* body size */
+    cr_assert(check_exactly(bytes, size, &header) == RESULT_BAD_HEADER);
+    size = message_make(OPERATION_PING, NULL, 0);
+    cr_assert(check_exactly(bytes, size - 1, &header) == RESULT_BAD_HEADER);
+
+    size = message_make(0, NULL, 0);
+    cr_assert(check_exactly(bytes, size, &header) == RESULT_BAD_OPERATION);
+    size = message_make(OPERATION_COUNT + 1, NULL, 0);
+    cr_assert(check_exactly(bytes, size, &header) == RESULT_BAD_OPERATION);
+
+    enum result result;
+    size = message_make(OPERATION_PING, body_of_pings, sizeof body_of_pings);
+    cr_assert(!protocol_request_check(bytes, size, size - 1, &header, &result));
+    cr_assert(result == RESULT_TOO_BIG);
+}
+
+Test(protocol, bodies_are_refused_by_rule)
+{
+    static uint8_t body[SIZE_MAX_TEST];
+    for (uint16_t operation = OPERATION_HELLO; operation <= OPERATION_COUNT; operation++) {
+        const uint32_t size = valid_body(operation, body);
+        cr_assert(check_body(operation, body, size) == RESULT_OK, "%s", operation_name(operation));
+        if (operation != OPERATION_PING) { /* Any body will do there. */
+            const enum result longer = check_body(operation, body, size + 1);
+            /* The images at the end of a write are the schema's to measure. */
+            cr_assert(longer == (operation == OPERATION_WRITE ? RESULT_OK : RESULT_BAD_BODY));
+        }
+    }
+    struct wire_section section = {.event_type = WIRE_EVENT_TYPE_REMOVE, .event_count = 1};
+    uint8_t write[32] = {0};
+#define WRITE_WITH(field, value)                                                                   \
+    ({                                                                                             \
+        struct wire_section changed = section;                                                     \
+        changed.field = (value);                                                                   \
+        memcpy(write, &changed, sizeof changed);                                                   \
+        check_body(OPERATION_WRITE, write, sizeof write);                                          \
+    })
+    cr_assert(WRITE_WITH(groove_id, 9) == RESULT_OK);
+    cr_assert(WRITE_WITH(event_type, 0) == RESULT_BAD_BODY);
+    cr_assert(WRITE_WITH(event_type, 5) == RESULT_BAD_BODY);
+    cr_assert(WRITE_WITH(flags, 1) == RESULT_BAD_BODY);
+    cr_assert(WRITE_WITH(zero[1], 1) == RESULT_BAD_BODY);
+    cr_assert(WRITE_WITH(zero_2, 1) == RESULT_BAD_BODY);
+    cr_assert(WRITE_WITH(event_count, 0) == RESULT_BAD_BODY);
+    cr_assert(WRITE_WITH(event_count, 2) == RESULT_BAD_BODY);
+    cr_assert(WRITE_WITH(event_count, UINT32_MAX) == RESULT_BAD_BODY);
+    cr_assert(WRITE_WITH(event_count, 0x10000001) == RESULT_BAD_BODY); /* times 16: 32 bits wrap */
+#undef WRITE_WITH
+    cr_assert(check_body(OPERATION_WRITE, write, 0) == RESULT_BAD_BODY);
+
+    struct lookup_request lookup = {.id_count = 0};
+    cr_assert(check_body(OPERATION_LOOKUP, &lookup, sizeof lookup) == RESULT_BAD_BODY);
+    lookup.id_count = 0x10000000; /* times 16: 32 bits wrap to 0 */
+    cr_assert(check_body(OPERATION_LOOKUP, &lookup, sizeof lookup) == RESULT_BAD_BODY);
+
+    struct query_request query = {.index_id = WIRE_INDEX_NONE};
+    cr_assert(check_body(OPERATION_COUNT, &query, sizeof query) == RESULT_OK);
+    cr_assert(check_body(OPERATION_QUERY, &query, sizeof query) == RESULT_BAD_BODY);
+    query.limit = 1;
+    cr_assert(check_body(OPERATION_COUNT, &query, sizeof query) == RESULT_BAD_BODY);
+    query = (struct query_request){.flags = 1};
+    cr_assert(check_body(OPERATION_QUERY, &query, sizeof query) == RESULT_BAD_BODY);
+    query = (struct query_request){.zero = 1};
+    cr_assert(check_body(OPERATION_QUERY, &query, sizeof query) == RESULT_BAD_BODY);
+    query = (struct query_request){.key_size = 1};
+    cr_assert(check_body(OPERATION_QUERY, &query, sizeof query) == RESULT_BAD_BODY);
+}
+
+Test(protocol, every_prefix_of_a_message_is_refused)
+{
+    static uint8_t body[SIZE_MAX_TEST];
+    for (uint16_t operation = OPERATION_HELLO; operation <= OPERATION_COUNT; operation++) {
+        const uint32_t size = message_make(operation, body, valid_body(operation, body));
+        for (uint32_t cut = 0; cut < size; cut++) {
+            struct request_header header;
+            const enum result result = check_exactly(message, cut, &header);
+            cr_assert(result == (cut < 16 ? RESULT_BAD_MAGIC : RESULT_BAD_HEADER));
+        }
+        /* The same with a header that tells the shorter size: only the body's own rules are left.
+         */
+        for (uint32_t cut = PROTOCOL_HEADER_SIZE; cut < size; cut++) {
+            const uint32_t body_size = cut - PROTOCOL_HEADER_SIZE;
+            memcpy(message + offsetof(struct request_header, body_size), &body_size, 4);
+            struct request_header header;
+            const enum result result = check_exactly(message, cut, &header);
+            /* Write: once the smallest images fit; and the removes alone are whole. */
+            const bool whole =
+                operation == OPERATION_WRITE && (body_size == 48 || body_size >= 48 + 16 + 3 * 32);
+            cr_assert(result == (whole ? RESULT_OK : RESULT_BAD_BODY), "%s cut to %u",
+                      operation_name(operation), cut);
+        }
+    }
+}
+
+Test(protocol, every_changed_byte_is_survived_and_headers_notice)
+{
+    static uint8_t body[SIZE_MAX_TEST];
+    for (uint16_t operation = OPERATION_HELLO; operation <= OPERATION_COUNT; operation++) {
+        const uint32_t size = message_make(operation, body, valid_body(operation, body));
+        for (uint32_t at = 0; at < size; at++) {
+            const uint8_t before = message[at];
+            for (uint32_t value = 0; value < 256; value += at < 128 ? 1 : 51) {
+                if (value == before) {
+                    continue;
+                }
+                message[at] = (uint8_t)value;
+                struct request_header header;
+                const enum result result = check_exactly(message, size, &header);
+                const bool in_fixed = at < 6 || (at >= 40 && at < PROTOCOL_HEADER_SIZE);
+                cr_assert(!in_fixed || result != RESULT_OK, "%s byte %u = %u",
+                          operation_name(operation), at, value);
+            }
+            message[at] = before;
+        }
+    }
+}
+
+Test(protocol, noise_is_survived)
+{
+    for (uint64_t seed = 0; seed < SEED_COUNT; seed++) {
+        struct prng prng;
+        prng_init(&prng, seed);
+        for (int i = 0; i < 200; i++) {
+            const uint32_t size = (uint32_t)prng_below(&prng, 300);
+            prng_fill(&prng, message, size);
+            struct request_header header = {.magic = PROTOCOL_MAGIC,
+                                            .version = PROTOCOL_VERSION,
+                                            .operation = (uint16_t)prng_range(&prng, 1, 10)};
+            if (size >= PROTOCOL_HEADER_SIZE && !prng_chance(&prng, 1, 8)) {
+                header.body_size = size - PROTOCOL_HEADER_SIZE;
+                memcpy(message, &header, sizeof header);
+                if (size >= PROTOCOL_HEADER_SIZE + 16 && prng_chance(&prng, 1, 2)) {
+                    /* A section that may hold together, at a random length. */
+                    const struct wire_section section = {
+                        .event_type = (uint8_t)prng_below(&prng, 6),
+                        .event_count = (uint32_t)prng_below(&prng, 12),
+                    };
+                    memcpy(message + PROTOCOL_HEADER_SIZE, &section, sizeof section);
+                }
+            }
+            (void)check_exactly(message, size, &header);
+            uint8_t *exact = malloc(size > 0 ? size : 1);
+            memcpy(exact, message, size);
+            struct reply_header reply;
+            const bool good = protocol_reply_check(exact, size, &reply);
+            cr_assert(!good || reply.body_size == size - PROTOCOL_HEADER_SIZE);
+            free(exact);
+        }
+    }
+}
+
+Test(protocol, replies_are_checked_by_clients)
+{
+    const struct request_header request = {.operation = OPERATION_STAT, .number = 5};
+    struct reply_header reply = protocol_reply_header(&request, RESULT_OK, 0);
+    struct reply_header decoded;
+    cr_assert(protocol_reply_check((uint8_t *)&reply, sizeof reply, &decoded));
+    cr_assert(!protocol_reply_check((uint8_t *)&reply, sizeof reply - 1, &decoded));
+    reply.body_size = 1;
+    cr_assert(!protocol_reply_check((uint8_t *)&reply, sizeof reply, &decoded));
+    reply.body_size = 0;
+    reply.magic = 0;
+    cr_assert(!protocol_reply_check((uint8_t *)&reply, sizeof reply, &decoded));
+    reply.magic = PROTOCOL_MAGIC;
+    reply.version = 2;
+    cr_assert(!protocol_reply_check((uint8_t *)&reply, sizeof reply, &decoded));
+    reply.result = RESULT_BAD_VERSION; /* What a newer daemon says to an older client. */
+    cr_assert(protocol_reply_check((uint8_t *)&reply, sizeof reply, &decoded));
+}
+
+Test(protocol, a_limit_below_a_header_is_a_bug, .signal = SIGABRT)
+{
+    struct request_header header;
+    enum result result;
+    cr_assert(protocol_request_check(message, 64, 63, &header, &result));
+}
