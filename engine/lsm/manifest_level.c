@@ -40,7 +40,6 @@ void manifest_level_init(struct manifest_level *level, struct manifest_node **no
 {
     assert(level != NULL);
     assert(nodes != NULL);
-    assert(node_max > 0);
 
     *level = (struct manifest_level){.nodes = nodes, .node_max = node_max};
 }

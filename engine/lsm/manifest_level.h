@@ -12,7 +12,7 @@
 struct manifest_level {
     struct manifest_node **nodes; /* [node_max], non-empty nodes in key order; one reference each */
     uint32_t node_count;
-    uint32_t node_max;            /* capacity of `nodes` */
+    uint32_t node_max; /* capacity of `nodes` */
     uint64_t table_count;
 };
 
@@ -23,7 +23,8 @@ static inline uint32_t manifest_level_node_max(uint64_t table_count_max)
     return (uint32_t)(2 * (table_count_max / (NODE_MERGE_MAX + 1)) + 2);
 }
 
-/* `nodes` memory [node_max] is borrowed for the level's life. */
+/* `nodes` memory [node_max] is borrowed for the level's life. A snapshot needs no more room than
+ * what it shares has nodes, 0 for an empty level. */
 void manifest_level_init(struct manifest_level *level, struct manifest_node **nodes,
                          uint32_t node_max);
 /* Releases every node. */

@@ -6,17 +6,16 @@
  *   keeps it so: it copies to the end only the latest entry of a live table, so behind everything
  *   that ever happened to that address; and what it does not copy, it takes away from the oldest
  *   end. So, whatever prefix is gone, the newest entry that is left of an address is the truth
- * about it, and all older ones are stale, of this life or of one before.
+ *   about it, and all older ones are stale, of this life or of one before.
  *
  *   A remove in the blocks that are compacted can always be dropped: every entry of the life that
- * it ends is older, so is in the same blocks or in blocks released before, and goes with it. (A
- * copy of such an entry was made while the table lived, so before the remove was appended.)
+ *   it ends is older, so is in the same blocks or in blocks released before, and goes with it. (A
+ *   copy of such an entry was made while the table lived, so before the remove was appended.)
  *
  * That is why replay from the newest end forgets no removed address when it meets its insert:
  * compaction may have taken the insert and left the remove, so forgetting could not bound the
  * memory, and the rule "the first sighting decides" needs no exception. Each address in memory has
- * an entry of its own in the log, so the extent table is sized by the most entries the log may
- * have.
+ * an entry of its own in the log: the extent table is sized by the most entries a log may have.
  *
  * How long can the log get? Let T be table_count_max, E the entries of a block, M = ceil(T / E),
  * K = half_bar_block_max. While it has more than 2 M + K blocks, each half-bar compacts C = 2 A + 1
@@ -25,8 +24,7 @@
  * newest K: it takes at most x / C + 1 half-bars, in which each live table is copied at most once.
  * At its end the x have become at most M + x / 2 + C / 2 + 2, so what a pass begins with never
  * exceeds 2 M + C + 4 (the first one begins with 2 M + A + 1). Within a pass, before the dead
- * entries are met, the log is at most M / 2 + C / 2 + 2 longer. Together: 5/2 M + 3/2 C + 6 + K
- * blocks. */
+ * entries are met, the log is at most M / 2 + C / 2 + 2 longer. Together 5/2 M + 3/2 C + 6 + K. */
 #include "engine/lsm/manifest_log.h"
 
 #include <assert.h>
@@ -44,8 +42,7 @@ enum extent_mark {
     EXTENT_SHADOW,  /* verify: lives at this point of the past, but has no extent today */
 };
 
-/* ---- Extents: open addressing, linear probing, removal by shifting back ------------------------
- */
+/* ---- Extents: open addressing, linear probing, removal by shifting back ---------------------- */
 
 static uint64_t extent_home(const struct manifest_log *log, uint64_t table_address)
 {
@@ -110,8 +107,7 @@ static void extent_remove(struct manifest_log *log, struct manifest_extent *exte
     log->extent_count -= 1;
 }
 
-/* ---- Lifecycle ---------------------------------------------------------------------------------
- */
+/* ---- Lifecycle ------------------------------------------------------------------------------- */
 
 static void assert_invariants(const struct manifest_log *log)
 {
@@ -249,8 +245,7 @@ void manifest_log_reset(struct manifest_log *log)
     assert_invariants(log);
 }
 
-/* ---- Blocks ------------------------------------------------------------------------------------
- */
+/* ---- Blocks ---------------------------------------------------------------------------------- */
 
 /* The reference of the i-th oldest closed block. */
 static struct block_reference *reference_at(const struct manifest_log *log, uint32_t i)
@@ -369,8 +364,7 @@ static void entry_append(struct manifest_log *log, const struct table_info *tabl
     }
 }
 
-/* ---- The half-bar ------------------------------------------------------------------------------
- */
+/* ---- The half-bar ---------------------------------------------------------------------------- */
 
 /* On a worker. Reads `blocks` at the oldest end, which nobody moves until read_done; the forest
  * thread may add references at the other end meanwhile. */
@@ -524,8 +518,7 @@ uint32_t manifest_log_take_pending(struct manifest_log *log, uint8_t *buffer, ui
     return count;
 }
 
-/* ---- Replay ------------------------------------------------------------------------------------
- */
+/* ---- Replay ---------------------------------------------------------------------------------- */
 
 /* Takes over one entry, unless a newer one of its address has been met. */
 static enum status entry_replay(struct manifest_log *log, const struct table_info *entry,
@@ -631,8 +624,7 @@ enum status manifest_log_open(struct manifest_log *log, const struct block_refer
     return STATUS_OK;
 }
 
-/* ---- Verification ------------------------------------------------------------------------------
- */
+/* ---- Verification ---------------------------------------------------------------------------- */
 
 /* The history as it happened: what lives at this point is either EXTENT_SEEN or a shadow. False:
  * the past has more tables than there ever can be. */

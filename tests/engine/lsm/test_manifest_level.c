@@ -339,6 +339,17 @@ Test(manifest_level, change_of_a_shared_full_node_takes_two_nodes)
     clear_all();
 }
 
+Test(manifest_level, snapshot_of_an_empty_level_needs_no_room)
+{
+    struct manifest_level snapshot;
+    manifest_level_init(&snapshot, snapshots[0][0].nodes, 0);
+    manifest_level_share(&subjects[0].level, &snapshot);
+    const struct key key = key_of(1);
+    cr_assert(manifest_level_at(&snapshot, manifest_level_first(&snapshot)) == NULL);
+    cr_assert(manifest_level_find(&snapshot, &key) == NULL);
+    manifest_level_clear(&snapshot, &pool);
+}
+
 Test(manifest_level, overlapping_insert_is_a_bug, .signal = SIGABRT)
 {
     const struct table_info wide = table_of(10, 20);

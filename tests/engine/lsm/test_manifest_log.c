@@ -60,8 +60,7 @@ struct world {
 
 static struct world world;
 
-/* ---- The world ---------------------------------------------------------------------------------
- */
+/* ---- The world ------------------------------------------------------------------------------- */
 
 static void grid_up(void)
 {
@@ -161,8 +160,7 @@ static void taken_write(struct taken *taken)
     taken->count = 0;
 }
 
-/* ---- What happens to tables --------------------------------------------------------------------
- */
+/* ---- What happens to tables ------------------------------------------------------------------ */
 
 static void random_keys(struct table_info *table)
 {
@@ -273,8 +271,7 @@ static uint32_t half_bar_event_max(void)
     return world.log->append_blocks_max * world.log->entries_per_block;
 }
 
-/* ---- Opening again -----------------------------------------------------------------------------
- */
+/* ---- Opening again --------------------------------------------------------------------------- */
 
 struct visitor {
     bool seen[ADDRESS_COUNT];
@@ -377,8 +374,7 @@ static void check_length(void)
     cr_assert(le(u32, bound, log->block_max));
 }
 
-/* ---- Histories ---------------------------------------------------------------------------------
- */
+/* ---- Histories ------------------------------------------------------------------------------- */
 
 TestSuite(manifest_log, .timeout = 60);
 
@@ -580,8 +576,7 @@ Test(manifest_log, full_grid_refuses_the_half_bar_and_nothing_else)
     cr_assert(not(world.log->reserved));
 }
 
-/* ---- Damage ------------------------------------------------------------------------------------
- */
+/* ---- Damage ---------------------------------------------------------------------------------- */
 
 /* A checkpointed log of several blocks, nothing of it in the cache. */
 static void make_log(uint64_t seed)
@@ -870,8 +865,7 @@ Test(manifest_log, verify_finds_extents_that_differ_from_the_log)
     world_deinit();
 }
 
-/* ---- Contract ----------------------------------------------------------------------------------
- */
+/* ---- Contract -------------------------------------------------------------------------------- */
 
 Test(manifest_log, appending_outside_a_half_bar_is_a_bug, .signal = SIGABRT)
 {
