@@ -1,0 +1,614 @@
+#include "server/dispatch.h"
+
+#include <assert.h>
+#include <stddef.h>
+#include <string.h>
+
+#include "engine/object.h"
+#include "pool/base.h"
+#include "pool/memory.h"
+#include "server/stat_text.h"
+
+/* The engine keeps these bytes in journal and checkpoint as they came over the wire. */
+#define SAME_SIZE(wire, engine)                                                                    \
+    static_assert(sizeof(struct wire) == sizeof(struct engine), "wire and engine agree")
+#define SAME_OFFSET(wire, engine, member)                                                          \
+    static_assert(offsetof(struct wire, member) == offsetof(struct engine, member),                \
+                  "wire and engine agree")
+SAME_SIZE(wire_groove_spec, groove_spec);
+SAME_OFFSET(wire_groove_spec, groove_spec, name);
+SAME_OFFSET(wire_groove_spec, groove_spec, field_count);
+SAME_OFFSET(wire_groove_spec, groove_spec, index_count);
+SAME_OFFSET(wire_groove_spec, groove_spec, fields);
+SAME_OFFSET(wire_groove_spec, groove_spec, indexes);
+SAME_SIZE(wire_field_spec, field_spec);
+SAME_OFFSET(wire_field_spec, field_spec, type);
+SAME_OFFSET(wire_field_spec, field_spec, size);
+SAME_SIZE(wire_index_spec, index_spec);
+SAME_OFFSET(wire_index_spec, index_spec, field_count);
+SAME_OFFSET(wire_index_spec, index_spec, flags);
+SAME_OFFSET(wire_index_spec, index_spec, fields);
+SAME_SIZE(wire_section, event_section);
+SAME_OFFSET(wire_section, event_section, groove_id);
+SAME_OFFSET(wire_section, event_section, event_type);
+SAME_OFFSET(wire_section, event_section, flags);
+SAME_OFFSET(wire_section, event_section, event_count);
+SAME_SIZE(wire_failure, event_failure);
+SAME_OFFSET(wire_failure, event_failure, event_index);
+SAME_OFFSET(wire_failure, event_failure, result);
+
+#define SAME_VALUE(wire, engine)                                                                   \
+    static_assert((int)(wire) == (int)(engine), "wire and engine agree")
+SAME_VALUE(WIRE_NAME_SIZE, NAME_SIZE);
+SAME_VALUE(WIRE_ID_SIZE, ID_SIZE);
+SAME_VALUE(WIRE_FIELD_COUNT_MAX, FIELD_COUNT_MAX);
+SAME_VALUE(WIRE_INDEX_COUNT_MAX, INDEX_COUNT_MAX);
+SAME_VALUE(WIRE_INDEX_FIELD_COUNT_MAX, INDEX_FIELD_COUNT_MAX);
+SAME_VALUE(WIRE_INDEX_NONE, READ_INDEX_NONE);
+SAME_VALUE(WIRE_EVENT_TYPE_INSERT, EVENT_TYPE_INSERT);
+SAME_VALUE(WIRE_EVENT_TYPE_UPSERT, EVENT_TYPE_UPSERT);
+SAME_VALUE(WIRE_EVENT_TYPE_UPDATE, EVENT_TYPE_UPDATE);
+SAME_VALUE(WIRE_EVENT_TYPE_REMOVE, EVENT_TYPE_REMOVE);
+SAME_VALUE(WIRE_EVENT_RESULT_EXISTS, EVENT_RESULT_EXISTS);
+SAME_VALUE(WIRE_EVENT_RESULT_NOT_FOUND, EVENT_RESULT_NOT_FOUND);
+SAME_VALUE(WIRE_EVENT_RESULT_ID_ZERO, EVENT_RESULT_ID_ZERO);
+SAME_VALUE(WIRE_EVENT_RESULT_UNIQUE, EVENT_RESULT_UNIQUE);
+SAME_VALUE(WIRE_EVENT_RESULT_RESERVED_NOT_ZERO, EVENT_RESULT_RESERVED_NOT_ZERO);
+SAME_VALUE(WIRE_EVENT_RESULT_BAD_VALUE, EVENT_RESULT_BAD_VALUE);
+SAME_VALUE(WIRE_EVENT_RESULT_CORRUPT, EVENT_RESULT_CORRUPT);
+SAME_VALUE(WIRE_FIELD_TYPE_U8, FIELD_TYPE_U8);
+SAME_VALUE(WIRE_FIELD_TYPE_U128, FIELD_TYPE_U128);
+SAME_VALUE(WIRE_FIELD_TYPE_I64, FIELD_TYPE_I64);
+SAME_VALUE(WIRE_FIELD_TYPE_F64, FIELD_TYPE_F64);
+SAME_VALUE(WIRE_FIELD_TYPE_BOOL, FIELD_TYPE_BOOL);
+SAME_VALUE(WIRE_FIELD_TYPE_BYTES, FIELD_TYPE_BYTES);
+SAME_VALUE(WIRE_FIELD_TYPE_TEXT, FIELD_TYPE_TEXT);
+SAME_VALUE(WIRE_FIELD_TYPE_TIMESTAMP, FIELD_TYPE_TIMESTAMP);
+SAME_VALUE(WIRE_INDEX_FLAG_UNIQUE, INDEX_FLAG_UNIQUE);
+SAME_VALUE(WIRE_INDEX_FLAG_SPARSE, INDEX_FLAG_SPARSE);
+static_assert(OBJECT_HEADER_SIZE == sizeof(struct wire_object_header), "wire and engine agree");
+
+enum {
+    /* HELLO, headers, a create: small messages need this much beside a batch or a reply. */
+    MESSAGE_MARGIN = 4096,
+    SCHEMA_GROOVE_SIZE_MAX = sizeof(struct schema_groove) +
+                             FIELD_COUNT_MAX * sizeof(struct schema_field) +
+                             INDEX_COUNT_MAX * sizeof(struct schema_index),
+};
+static_assert(MESSAGE_MARGIN > sizeof(struct wire_groove_spec) + PROTOCOL_HEADER_SIZE, "fits");
+
+static const uint64_t ns_per_ms = 1000 * 1000;
+
+static void list_push(struct exchange_list *list, struct exchange *exchange)
+{
+    exchange->next = NULL;
+    if (list->newest == NULL) {
+        assert(list->oldest == NULL);
+        list->oldest = exchange;
+    } else {
+        list->newest->next = exchange;
+    }
+    list->newest = exchange;
+    list->count += 1;
+}
+
+static struct exchange *list_pop(struct exchange_list *list)
+{
+    struct exchange *exchange = list->oldest;
+    assert(exchange != NULL);
+    assert(list->count > 0);
+    list->oldest = exchange->next;
+    if (list->oldest == NULL) {
+        list->newest = NULL;
+    }
+    list->count -= 1;
+    exchange->next = NULL;
+    return exchange;
+}
+
+enum result dispatch_result(enum request_result result)
+{
+    switch (result) {
+    case REQUEST_RESULT_OK:
+        return RESULT_OK;
+    case REQUEST_RESULT_MALFORMED:
+        return RESULT_BAD_BODY;
+    case REQUEST_RESULT_TOO_BIG:
+        return RESULT_TOO_BIG;
+    case REQUEST_RESULT_UNKNOWN_GROOVE:
+        return RESULT_UNKNOWN_GROOVE;
+    case REQUEST_RESULT_UNKNOWN_INDEX:
+        return RESULT_UNKNOWN_INDEX;
+    case REQUEST_RESULT_GROOVE_EXISTS:
+        return RESULT_GROOVE_EXISTS;
+    case REQUEST_RESULT_BAD_SCHEMA:
+        return RESULT_BAD_SCHEMA;
+    case REQUEST_RESULT_LIMIT:
+        return RESULT_LIMIT;
+    case REQUEST_RESULT_FULL:
+        return RESULT_FULL;
+    case REQUEST_RESULT_READ_ONLY:
+        return RESULT_READ_ONLY;
+    case REQUEST_RESULT_CORRUPT:
+        return RESULT_CORRUPT;
+    case REQUEST_RESULT_SHUTTING_DOWN:
+        return RESULT_SHUTTING_DOWN;
+    }
+    assert(false && "request result");
+    return RESULT_INTERNAL;
+}
+
+/* A reply being built in place. */
+struct reply {
+    struct exchange *exchange;
+    uint8_t *bytes; /* [size_max], the transport's */
+    uint32_t size_max;
+    uint32_t size; /* with the header, whose place is kept */
+};
+
+/* False: the transport has no memory; the connection is closed, the client asks again. */
+static bool reply_begin(struct reply *reply, struct exchange *exchange, uint32_t body_size_max)
+{
+    const uint32_t size_max = PROTOCOL_HEADER_SIZE + body_size_max;
+    *reply = (struct reply){
+        .exchange = exchange,
+        .bytes = exchange_reply_buffer(exchange, size_max),
+        .size_max = size_max,
+        .size = PROTOCOL_HEADER_SIZE,
+    };
+    if (reply->bytes == NULL) {
+        exchange_drop(exchange);
+        return false;
+    }
+    return true;
+}
+
+static void reply_append(struct reply *reply, const void *bytes, uint32_t size)
+{
+    assert(size <= reply->size_max - reply->size);
+    if (size > 0) {
+        memcpy(reply->bytes + reply->size, bytes, size);
+    }
+    reply->size += size;
+}
+
+static void reply_send(struct reply *reply, uint64_t commit, uint64_t timestamp)
+{
+    struct reply_header header = protocol_reply_header(&reply->exchange->header, RESULT_OK,
+                                                       reply->size - PROTOCOL_HEADER_SIZE);
+    header.commit = commit;
+    header.timestamp = timestamp;
+    memcpy(reply->bytes, &header, sizeof header);
+    exchange_send(reply->exchange, reply->size);
+}
+
+/* The forest thread allocates nothing, the transport does: per message, and is let to. */
+static void refuse(struct dispatch *dispatch, struct exchange *exchange, enum result result,
+                   const char *text)
+{
+    assert(result != RESULT_OK);
+    dispatch->refused_total += 1;
+    memory_allow_allocation();
+    exchange_reply_result(exchange, result, text);
+    memory_forbid_allocation();
+}
+
+static void reply_body(struct exchange *exchange, const void *body, uint32_t body_size)
+{
+    struct reply reply;
+    memory_allow_allocation();
+    if (reply_begin(&reply, exchange, body_size)) {
+        reply_append(&reply, body, body_size);
+        reply_send(&reply, 0, 0);
+    }
+    memory_forbid_allocation();
+}
+
+enum status dispatch_init(struct dispatch *dispatch, struct forest *forest,
+                          struct request_queue *queue, const struct config *config,
+                          const struct clock *clock)
+{
+    assert(forest != NULL);
+    assert(queue != NULL);
+    assert(config != NULL);
+
+    *dispatch = (struct dispatch){
+        .forest = forest,
+        .queue = queue,
+        .config = config,
+        .clock = clock,
+        .started_ns = clock_monotonic_ns(clock),
+        .text = memory_acquire(DISPATCH_TEXT_SIZE),
+    };
+    return dispatch->text != NULL ? STATUS_OK : STATUS_NO_MEMORY;
+}
+
+void dispatch_deinit(struct dispatch *dispatch)
+{
+    assert(dispatch_is_idle(dispatch));
+
+    memory_release(dispatch->text, DISPATCH_TEXT_SIZE);
+    *dispatch = (struct dispatch){0};
+}
+
+uint32_t dispatch_message_size_max(const struct geometry *geometry)
+{
+    const uint64_t reply_size = max_u64(geometry->batch_size_max, geometry->block_size);
+    const uint64_t schema_size =
+        sizeof(struct schema_reply) + DISPATCH_GROOVE_COUNT_MAX * (uint64_t)SCHEMA_GROOVE_SIZE_MAX;
+    const uint64_t size =
+        max_u64(max_u64(reply_size, schema_size), DISPATCH_TEXT_SIZE) + MESSAGE_MARGIN;
+    assert(size <= UINT32_MAX);
+    return (uint32_t)size;
+}
+
+/* ---- Answered at once --------------------------------------------------------------------------
+ */
+
+static void answer_hello(struct dispatch *dispatch, struct exchange *exchange)
+{
+    struct forest_stats stats;
+    forest_stats(dispatch->forest, &stats);
+    struct hello_reply hello = {
+        .message_size_max = dispatch->message_size_max,
+        .batch_size_max = stats.geometry.batch_size_max,
+        .batch_event_max = stats.geometry.batch_event_max,
+        .exchange_count = dispatch->config->exchange_count,
+        .version = HOLT_VERSION,
+    };
+    reply_body(exchange, &hello, sizeof hello);
+}
+
+static void append_groove(struct reply *reply, const struct forest_groove_info *info)
+{
+    const struct groove_schema *schema = info->schema;
+    struct schema_groove groove = {
+        .groove_id = info->groove_id,
+        .object_size = schema->object_size,
+        .event_count_max = schema->event_max,
+        .field_count = schema->spec.field_count,
+        .index_count = schema->spec.index_count,
+        .object_count = info->object_count,
+    };
+    memcpy(groove.name, schema->spec.name, sizeof groove.name);
+    reply_append(reply, &groove, sizeof groove);
+    for (uint32_t i = 0; i < schema->spec.field_count; i++) {
+        struct schema_field field = {
+            .type = schema->spec.fields[i].type,
+            .size = schema->fields[i].size,
+            .offset = schema->fields[i].offset,
+        };
+        memcpy(field.name, schema->spec.fields[i].name, sizeof field.name);
+        reply_append(reply, &field, sizeof field);
+    }
+    for (uint32_t i = 0; i < schema->spec.index_count; i++) {
+        const struct index_spec *spec = &schema->spec.indexes[i];
+        struct schema_index index = {
+            .index_id = i,
+            .field_count = spec->field_count,
+            .flags = spec->flags,
+        };
+        memcpy(index.name, spec->name, sizeof index.name);
+        memcpy(index.fields, spec->fields, sizeof index.fields);
+        reply_append(reply, &index, sizeof index);
+    }
+}
+
+/* All grooves that are not being dropped, into dispatch->grooves. */
+static uint32_t collect_grooves(struct dispatch *dispatch)
+{
+    const uint32_t all =
+        forest_grooves(dispatch->forest, dispatch->grooves, DISPATCH_GROOVE_COUNT_MAX);
+    assert(all <= DISPATCH_GROOVE_COUNT_MAX);
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < all; i++) {
+        if (!dispatch->grooves[i].dropping) {
+            dispatch->grooves[count++] = dispatch->grooves[i];
+        }
+    }
+    return count;
+}
+
+static void answer_schema(struct dispatch *dispatch, struct exchange *exchange)
+{
+    const struct schema_reply schema = {.groove_count = collect_grooves(dispatch)};
+    struct reply reply;
+    memory_allow_allocation();
+    if (reply_begin(&reply, exchange,
+                    (uint32_t)sizeof schema +
+                        schema.groove_count * (uint32_t)SCHEMA_GROOVE_SIZE_MAX)) {
+        reply_append(&reply, &schema, sizeof schema);
+        for (uint32_t i = 0; i < schema.groove_count; i++) {
+            append_groove(&reply, &dispatch->grooves[i]);
+        }
+        reply_send(&reply, 0, 0);
+    }
+    memory_forbid_allocation();
+}
+
+static void answer_stat(struct dispatch *dispatch, struct exchange *exchange)
+{
+    const uint32_t groove_count = collect_grooves(dispatch);
+    const char *text = stat_text(dispatch, groove_count, dispatch->text, DISPATCH_TEXT_SIZE);
+    if (text == NULL) {
+        refuse(dispatch, exchange, RESULT_INTERNAL, "the statistics do not fit their buffer");
+        return;
+    }
+    reply_body(exchange, text, (uint32_t)strlen(text));
+}
+
+bool dispatch_take(struct dispatch *dispatch)
+{
+    assert(dispatch->listener != NULL);
+
+    struct exchange *next = request_queue_take_all(dispatch->queue);
+    const bool any = next != NULL;
+    while (next != NULL) {
+        struct exchange *exchange = next;
+        next = exchange->next;
+        exchange->context = dispatch;
+        assert(exchange->header.operation < DISPATCH_OPERATION_COUNT);
+        dispatch->requests_total[exchange->header.operation] += 1;
+        switch ((enum operation)exchange->header.operation) {
+        case OPERATION_HELLO:
+            answer_hello(dispatch, exchange);
+            break;
+        case OPERATION_PING:
+            reply_body(exchange, exchange_body(exchange), exchange->header.body_size);
+            break;
+        case OPERATION_STAT:
+            answer_stat(dispatch, exchange);
+            break;
+        case OPERATION_SCHEMA:
+            answer_schema(dispatch, exchange);
+            break;
+        case OPERATION_CREATE_GROOVE:
+        case OPERATION_DROP_GROOVE:
+        case OPERATION_WRITE:
+            list_push(&dispatch->writes, exchange);
+            break;
+        case OPERATION_LOOKUP:
+        case OPERATION_QUERY:
+        case OPERATION_COUNT:
+            list_push(&dispatch->reads, exchange);
+            break;
+        }
+    }
+    return any;
+}
+
+/* ---- Writes ------------------------------------------------------------------------------------
+ */
+
+static bool is_expired(struct dispatch *dispatch, const struct exchange *exchange)
+{
+    if (exchange->header.deadline_ms == 0) {
+        return false;
+    }
+    const uint64_t now_ns = clock_monotonic_ns(dispatch->clock);
+    return now_ns > exchange->received_ns + exchange->header.deadline_ms * ns_per_ms;
+}
+
+static enum request_kind request_kind_of(const struct exchange *exchange)
+{
+    switch ((enum operation)exchange->header.operation) {
+    case OPERATION_WRITE:
+        return REQUEST_KIND_WRITE;
+    case OPERATION_CREATE_GROOVE:
+        return REQUEST_KIND_GROOVE_CREATE;
+    case OPERATION_DROP_GROOVE:
+        return REQUEST_KIND_GROOVE_DROP;
+    case OPERATION_HELLO:
+    case OPERATION_PING:
+    case OPERATION_STAT:
+    case OPERATION_SCHEMA:
+    case OPERATION_LOOKUP:
+    case OPERATION_QUERY:
+    case OPERATION_COUNT:
+        break;
+    }
+    assert(false && "not a write");
+    return REQUEST_KIND_WRITE;
+}
+
+/* Returns whether the oldest write went anywhere. */
+static bool submit_write(struct dispatch *dispatch)
+{
+    struct exchange *exchange = dispatch->writes.oldest;
+    if (is_expired(dispatch, exchange)) {
+        list_pop(&dispatch->writes);
+        dispatch->expired_total += 1;
+        refuse(dispatch, exchange, RESULT_EXPIRED, NULL);
+        return true;
+    }
+    enum request_result result = REQUEST_RESULT_OK;
+    const char *reason = NULL;
+    switch (forest_batch_add(dispatch->forest, request_kind_of(exchange), exchange_body(exchange),
+                             exchange->header.body_size, exchange, &result, &reason)) {
+    case FOREST_ADDED:
+        list_pop(&dispatch->writes);
+        return true;
+    case FOREST_LATER:
+        return false;
+    case FOREST_REFUSED:
+        list_pop(&dispatch->writes);
+        refuse(dispatch, exchange, dispatch_result(result), reason);
+        return true;
+    }
+    assert(false && "admission");
+    return false;
+}
+
+static uint32_t object_size_of(struct dispatch *dispatch, uint32_t groove_id)
+{
+    const uint32_t groove_count = collect_grooves(dispatch);
+    for (uint32_t i = 0; i < groove_count; i++) {
+        if (dispatch->grooves[i].groove_id == groove_id) {
+            return dispatch->grooves[i].schema->object_size;
+        }
+    }
+    return 0; /* Dropped again by a request behind it, before it was durable. */
+}
+
+static void reply_committed(struct dispatch *dispatch, struct exchange *exchange,
+                            const struct request_outcome *outcome)
+{
+    const uint32_t failures_size = outcome->failure_count * (uint32_t)sizeof(struct wire_failure);
+    struct reply reply;
+    if (!reply_begin(&reply, exchange, (uint32_t)sizeof(struct write_reply) + failures_size)) {
+        return;
+    }
+    switch (request_kind_of(exchange)) {
+    case REQUEST_KIND_WRITE: {
+        const struct write_reply write = {.failure_count = outcome->failure_count};
+        reply_append(&reply, &write, sizeof write);
+        reply_append(&reply, outcome->failures, failures_size);
+        break;
+    }
+    case REQUEST_KIND_GROOVE_CREATE: {
+        const struct create_groove_reply create = {
+            .groove_id = outcome->groove_id,
+            .object_size = object_size_of(dispatch, outcome->groove_id),
+        };
+        static_assert(sizeof create <= sizeof(struct write_reply), "fits the buffer");
+        reply_append(&reply, &create, sizeof create);
+        break;
+    }
+    case REQUEST_KIND_GROOVE_DROP:
+        break;
+    case REQUEST_KIND_GROOVE_FORGET:
+    case REQUEST_KIND_IDLE:
+        assert(false && "never a client's");
+        break;
+    }
+    reply_send(&reply, outcome->commit, outcome->timestamp);
+}
+
+void dispatch_committed(void *context, const struct request_outcome *outcome)
+{
+    struct exchange *exchange = context;
+    assert(exchange != NULL);
+    struct dispatch *dispatch = exchange->context;
+    assert(dispatch != NULL);
+
+    if (outcome->result != REQUEST_RESULT_OK) {
+        refuse(dispatch, exchange, dispatch_result(outcome->result), outcome->reason);
+        return;
+    }
+    memory_allow_allocation();
+    reply_committed(dispatch, exchange, outcome);
+    memory_forbid_allocation();
+}
+
+/* ---- Reads -------------------------------------------------------------------------------------
+ */
+
+static void reply_read(struct exchange *exchange, const struct read_request *read)
+{
+    struct reply reply;
+    if (read->kind == READ_KIND_COUNT) {
+        if (reply_begin(&reply, exchange, sizeof read->count)) {
+            reply_append(&reply, &read->count, sizeof read->count);
+            reply_send(&reply, read->commit, 0);
+        }
+        return;
+    }
+    const struct objects_reply objects = {
+        .object_count = (uint32_t)read->count,
+        .object_size = read->object_size,
+    };
+    assert(read->count * read->object_size == read->reply_size);
+    if (reply_begin(&reply, exchange, (uint32_t)sizeof objects + read->reply_size)) {
+        reply_append(&reply, &objects, sizeof objects);
+        reply_append(&reply, read->reply, read->reply_size);
+        reply_send(&reply, read->commit, 0);
+    }
+}
+
+/* On a reader's thread. */
+static void read_done(struct read_request *read)
+{
+    struct exchange *exchange = read->context;
+    struct dispatch *dispatch = exchange->context;
+    if (read->result == REQUEST_RESULT_OK) {
+        reply_read(exchange, read);
+    } else {
+        atomic_fetch_add_explicit(&dispatch->reads_refused_total, 1, memory_order_relaxed);
+        exchange_reply_result(exchange, dispatch_result(read->result), NULL);
+    }
+    struct doorbell *doorbell = dispatch->queue->doorbell;
+    forest_read_release(dispatch->forest, read);
+    /* Pairs with the acquire in dispatch_is_idle. The forest thread joins the readers before it
+     * takes anything apart, so the doorbell is still there. */
+    atomic_fetch_sub_explicit(&dispatch->reads_in_progress, 1, memory_order_release);
+    doorbell_ring(doorbell);
+}
+
+static void fill_read(const struct exchange *exchange, struct read_request *read)
+{
+    const uint8_t *body = exchange_body(exchange);
+    const uint32_t body_size = exchange->header.body_size;
+    read->context = (void *)exchange;
+    read->done = read_done;
+    if (exchange->header.operation == OPERATION_LOOKUP) {
+        struct lookup_request lookup;
+        assert(body_size >= sizeof lookup); /* protocol_request_check */
+        memcpy(&lookup, body, sizeof lookup);
+        read->kind = READ_KIND_LOOKUP;
+        read->groove_id = lookup.groove_id;
+        read->index = READ_INDEX_NONE;
+        read->limit = 0;
+        read->input = body + sizeof lookup;
+        read->input_size = body_size - (uint32_t)sizeof lookup;
+        return;
+    }
+    struct query_request query;
+    assert(body_size >= sizeof query);
+    memcpy(&query, body, sizeof query);
+    read->kind = exchange->header.operation == OPERATION_QUERY ? READ_KIND_QUERY : READ_KIND_COUNT;
+    read->groove_id = query.groove_id;
+    read->index = query.index_id;
+    read->limit = query.limit;
+    read->input = body + sizeof query;
+    read->input_size = query.key_size;
+    assert(read->input_size <= body_size - sizeof query);
+}
+
+/* Returns whether the oldest read went anywhere. */
+static bool submit_read(struct dispatch *dispatch)
+{
+    struct exchange *exchange = dispatch->reads.oldest;
+    if (is_expired(dispatch, exchange)) {
+        list_pop(&dispatch->reads);
+        dispatch->expired_total += 1;
+        refuse(dispatch, exchange, RESULT_EXPIRED, NULL);
+        return true;
+    }
+    struct read_request *read = forest_read_acquire(dispatch->forest);
+    if (read == NULL) {
+        return false;
+    }
+    list_pop(&dispatch->reads);
+    fill_read(exchange, read);
+    atomic_fetch_add_explicit(&dispatch->reads_in_progress, 1, memory_order_relaxed);
+    forest_read_submit(dispatch->forest, read);
+    return true;
+}
+
+bool dispatch_submit(struct dispatch *dispatch)
+{
+    bool any = false;
+    while (dispatch->writes.oldest != NULL && submit_write(dispatch)) {
+        any = true;
+    }
+    while (dispatch->reads.oldest != NULL && submit_read(dispatch)) {
+        any = true;
+    }
+    return any;
+}
+
+bool dispatch_is_idle(const struct dispatch *dispatch)
+{
+    return dispatch->writes.count == 0 && dispatch->reads.count == 0 &&
+           atomic_load_explicit(&dispatch->reads_in_progress, memory_order_acquire) == 0;
+}

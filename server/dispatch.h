@@ -1,0 +1,80 @@
+/* The only place where wire types meet engine types: a request becomes a call of the forest, what
+ * comes back becomes a reply.
+ *
+ *   queue ─► dispatch_take ─┬► answered at once: HELLO, PING, STAT, SCHEMA
+ *                           ├► writes ─► dispatch_submit ─► forest_batch_add ─► dispatch_committed
+ *                           └► reads  ─► dispatch_submit ─► forest_read_submit ─► (reader) reply
+ *
+ * Reads have a list of their own, so that they never wait behind a write that waits for its batch.
+ * Within each list requests keep their order. All of it belongs to the forest thread, but for the
+ * replies of reads, which leave from the reader that ran them. */
+#pragma once
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "engine/forest.h"
+#include "ipc/listener.h"
+#include "ipc/protocol.h"
+#include "server/config.h"
+#include "server/request_queue.h"
+
+enum {
+    DISPATCH_OPERATION_COUNT = 11,                    /* operations are numbered from 1 */
+    DISPATCH_GROOVE_COUNT_MAX = TREE_COUNT_LIMIT / 2, /* a groove has at least two trees */
+    DISPATCH_TEXT_SIZE = 768 * 1024, /* STAT: 128 grooves of at most 5 KiB, and the rest */
+};
+
+/* Requests in order, through exchange.next. */
+struct exchange_list {
+    struct exchange *oldest, *newest;
+    uint32_t count;
+};
+
+struct dispatch {
+    struct forest *forest; /* borrowed, as all pointers here */
+    struct request_queue *queue;
+    struct listener *listener; /* set once it runs, before the first dispatch_take */
+    const struct config *config;
+    const struct clock *clock;
+    uint64_t started_ns;   /* monotonic */
+    uint64_t memory_limit; /* bytes this process may have; 0 = unknown */
+    uint32_t message_size_max;
+
+    struct exchange_list writes;        /* not yet in a batch */
+    struct exchange_list reads;         /* waiting for one of the forest's read slots */
+    _Atomic uint32_t reads_in_progress; /* release by the reader, acquire by dispatch_is_idle */
+
+    uint64_t requests_total[DISPATCH_OPERATION_COUNT]; /* by operation */
+    uint64_t refused_total; /* results other than OK, but for those of reads */
+    uint64_t expired_total;
+    _Atomic uint64_t reads_refused_total;
+
+    struct forest_groove_info grooves[DISPATCH_GROOVE_COUNT_MAX]; /* scratch */
+    char *text; /* [DISPATCH_TEXT_SIZE] scratch for STAT, owned */
+};
+
+/* STATUS_NO_MEMORY: nothing to deinit. */
+MUST_CHECK enum status dispatch_init(struct dispatch *dispatch, struct forest *forest,
+                                     struct request_queue *queue, const struct config *config,
+                                     const struct clock *clock);
+/* Requires: idle. */
+void dispatch_deinit(struct dispatch *dispatch);
+
+/* Bytes of the largest message for a file of this geometry: a full batch, or a full reply. */
+uint32_t dispatch_message_size_max(const struct geometry *geometry);
+
+/* Empties the queue. Returns whether there was anything. */
+bool dispatch_take(struct dispatch *dispatch);
+
+/* Hands the forest what it has room for. Returns whether anything was handed over or refused. */
+bool dispatch_submit(struct dispatch *dispatch);
+
+/* For forest_options.on_committed; `context` is the exchange. */
+void dispatch_committed(void *context, const struct request_outcome *outcome);
+
+/* Nothing waits here and no read is in progress. (The forest may still be at work.) */
+bool dispatch_is_idle(const struct dispatch *dispatch);
+
+enum result dispatch_result(enum request_result result);

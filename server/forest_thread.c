@@ -1,0 +1,458 @@
+#include "server/forest_thread.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/sysinfo.h>
+#include <unistd.h>
+
+#include "engine/storage/io_posix.h"
+#include "ipc/listener.h"
+#include "pool/base.h"
+#include "pool/log.h"
+#include "pool/memory.h"
+#include "pool/workers.h"
+#include "server/data_file.h"
+#include "server/dispatch.h"
+#include "server/request_queue.h"
+#include "server/value_text.h"
+
+enum {
+    JOB_QUEUE_CAPACITY = 4096, /* jobs; more than the forest ever has in hand, 32 KiB a team */
+    EXIT_STOPPED_TWICE = 75,   /* a second signal: gone at once, the journal recovers */
+};
+
+/* A heartbeat against a ring that somebody forgot: nothing relies on it. */
+static const uint64_t heartbeat_ns = 1000ull * 1000 * 1000;
+
+struct daemon {
+    const struct config *config;
+    struct io_posix io;
+    struct doorbell doorbell;
+    struct workers compactors, journal_worker, growth_worker, readers;
+    struct request_queue queue;
+    struct dispatch dispatch;
+    struct forest *forest;
+    struct listener *listener;
+    struct daemon_plan plan;
+
+    bool open_done; /* set by on_open, as the two below */
+    enum status open_status;
+    char *reason; /* [FOREST_THREAD_REASON_SIZE], the caller's */
+
+    pthread_t signal_thread;
+    _Atomic int signal; /* the one that stops us, or 0; release by its thread, acquire by ours */
+};
+
+/* ---- Memory ------------------------------------------------------------------------------------
+ */
+
+/* The least of the machine's memory and the container's limits (cgroup v2, and v1's file). */
+static uint64_t memory_limit_read(void)
+{
+    static const char *const paths[] = {"/sys/fs/cgroup/memory.max",
+                                        "/sys/fs/cgroup/memory/memory.limit_in_bytes"};
+    struct sysinfo info;
+    uint64_t limit = 0;
+    if (sysinfo(&info) == 0) {
+        limit = (uint64_t)info.totalram * info.mem_unit;
+    }
+    for (size_t i = 0; i < array_count(paths); i++) {
+        FILE *file = fopen(paths[i], "re");
+        if (file == NULL) {
+            continue;
+        }
+        uint64_t value;
+        if (fscanf(file, "%" SCNu64, &value) == 1 && value > 0 && (limit == 0 || value < limit)) {
+            limit = value; /* "max" is not a number and sets none. */
+        }
+        fclose(file);
+    }
+    return limit;
+}
+
+static struct forest_options options_for(struct daemon *daemon)
+{
+    return (struct forest_options){
+        .io = &daemon->io.io,
+        .clock = &clock_system,
+        .doorbell = &daemon->doorbell,
+        .compactors = &daemon->compactors,
+        .journal_worker = &daemon->journal_worker,
+        .growth_worker = &daemon->growth_worker,
+        .readers = &daemon->readers,
+        .cache_size = daemon->config->cache_size,
+        .read_slot_count = daemon->config->read_slot_count,
+        .on_committed = dispatch_committed,
+    };
+}
+
+static void plan_fill(struct daemon *daemon)
+{
+    struct daemon_plan *plan = &daemon->plan;
+    const struct forest_options options = options_for(daemon);
+    forest_plan(&plan->geometry, &options, &plan->forest);
+    plan->message_size_max = dispatch_message_size_max(&plan->geometry);
+    plan->message_size = 2 * plan->message_size_max * daemon->config->exchange_count;
+    plan->total_size = plan->forest.total_size + plan->message_size;
+    plan->memory_limit = memory_limit_read();
+}
+
+/* Only what is taken for good must fit: messages come and go. */
+static enum status plan_check(const struct daemon_plan *plan, char *reason)
+{
+    if (plan->memory_limit == 0 || plan->forest.total_size <= plan->memory_limit) {
+        return STATUS_OK;
+    }
+    char total[32];
+    char limit[32];
+    size_format(plan->forest.total_size, total, sizeof total);
+    size_format(plan->memory_limit, limit, sizeof limit);
+    snprintf(reason, FOREST_THREAD_REASON_SIZE,
+             "this needs %s of memory, but only %s are there for it; "
+             "give it a smaller --cache, or raise the container's limit ('--plan' lists all)",
+             total, limit);
+    return STATUS_NO_MEMORY;
+}
+
+enum status forest_thread_plan(const struct config *config, struct daemon_plan *plan, char *reason)
+{
+    struct daemon *daemon = memory_acquire(sizeof *daemon);
+    if (daemon == NULL) {
+        snprintf(reason, FOREST_THREAD_REASON_SIZE, "out of memory");
+        return STATUS_NO_MEMORY;
+    }
+    daemon->config = config;
+    daemon->compactors.thread_count = config->workers; /* Planned for, not started. */
+    daemon->readers.thread_count = config->readers;
+    daemon->journal_worker.thread_count = 1;
+    daemon->growth_worker.thread_count = 1;
+    enum status status = data_file_open(&daemon->io, config->data_path, IO_POSIX_READ_ONLY, reason,
+                                        FOREST_THREAD_REASON_SIZE);
+    if (status == STATUS_OK) {
+        status = data_file_geometry(&daemon->io.io, config->data_path, &daemon->plan.geometry,
+                                    reason, FOREST_THREAD_REASON_SIZE);
+        if (status == STATUS_OK) {
+            plan_fill(daemon);
+            *plan = daemon->plan;
+        }
+        io_posix_close(&daemon->io);
+    }
+    memory_release(daemon, sizeof *daemon);
+    return status;
+}
+
+/* ---- Signals -----------------------------------------------------------------------------------
+ */
+
+static sigset_t stop_signals(void)
+{
+    sigset_t signals;
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGTERM);
+    sigaddset(&signals, SIGINT);
+    return signals;
+}
+
+/* A thread that waits for signals instead of a handler: a handler could not ring the doorbell. */
+static void *signal_run(void *context)
+{
+    struct daemon *daemon = context;
+    const sigset_t signals = stop_signals();
+    int received = 0;
+    sigwait(&signals, &received);
+    atomic_store_explicit(&daemon->signal, received, memory_order_release);
+    doorbell_ring(&daemon->doorbell);
+    sigwait(&signals, &received);
+    LOG_WARN("stop.forced", log_text("why", "a second signal; the journal will recover"));
+    _exit(EXIT_STOPPED_TWICE);
+}
+
+static bool stop_wanted(const struct daemon *daemon)
+{
+    return atomic_load_explicit(&daemon->signal, memory_order_acquire) != 0;
+}
+
+/* ---- Start -------------------------------------------------------------------------------------
+ */
+
+static void on_open(void *context, enum status status, const struct forest_open_report *report,
+                    const char *why)
+{
+    struct daemon *daemon = context;
+    daemon->open_done = true;
+    daemon->open_status = status;
+    if (status != STATUS_OK) {
+        snprintf(daemon->reason, FOREST_THREAD_REASON_SIZE,
+                 "%.300s cannot be recovered: %.400s. "
+                 "'holt verify' says what else is damaged; nothing was changed",
+                 daemon->config->data_path, why != NULL ? why : status_text(status));
+        return;
+    }
+    LOG_INFO("forest.recovered", log_u64("checkpoint_op", report->checkpoint_op),
+             log_u64("tables", report->table_count), log_u64("entries", report->entries_replayed),
+             log_u64("requests", report->requests_replayed),
+             log_u64("events", report->events_replayed),
+             log_u64("torn_tail", report->torn_tail ? 1 : 0),
+             log_u64("superblock_copies_repaired", report->copies_repaired),
+             log_f64("open_ms", (double)report->open_ns / 1e6),
+             log_f64("replay_ms", (double)report->replay_ns / 1e6));
+}
+
+static enum status start_teams(struct daemon *daemon)
+{
+    const struct config *config = daemon->config;
+    enum status status =
+        workers_start(&daemon->compactors, "compact", config->workers, JOB_QUEUE_CAPACITY);
+    if (status != STATUS_OK) {
+        return status;
+    }
+    status = workers_start(&daemon->journal_worker, "journal", 1, JOB_QUEUE_CAPACITY);
+    if (status != STATUS_OK) {
+        goto join_compactors;
+    }
+    status = workers_start(&daemon->growth_worker, "growth", 1, JOB_QUEUE_CAPACITY);
+    if (status != STATUS_OK) {
+        goto join_journal;
+    }
+    status = workers_start(&daemon->readers, "read", config->readers, JOB_QUEUE_CAPACITY);
+    if (status != STATUS_OK) {
+        goto join_growth;
+    }
+    return STATUS_OK;
+
+join_growth:
+    workers_join(&daemon->growth_worker);
+join_journal:
+    workers_join(&daemon->journal_worker);
+join_compactors:
+    workers_join(&daemon->compactors);
+    return status;
+}
+
+static void join_teams(struct daemon *daemon)
+{
+    workers_join(&daemon->readers);
+    workers_join(&daemon->growth_worker);
+    workers_join(&daemon->journal_worker);
+    workers_join(&daemon->compactors);
+}
+
+static enum status recover(struct daemon *daemon)
+{
+    forest_open(daemon->forest, on_open, daemon);
+    while (!daemon->open_done) {
+        const uint64_t seen = doorbell_count(&daemon->doorbell);
+        if (!forest_tick(daemon->forest)) {
+            doorbell_wait(&daemon->doorbell, seen, heartbeat_ns);
+        }
+    }
+    return daemon->open_status;
+}
+
+/* On a listener's thread. */
+static void on_request(void *context, struct exchange *exchange)
+{
+    struct daemon *daemon = context;
+    if (!request_queue_push(&daemon->queue, exchange)) {
+        exchange_reply_result(exchange, RESULT_BUSY, NULL);
+    }
+}
+
+static enum status start_listener(struct daemon *daemon)
+{
+    const struct config *config = daemon->config;
+    const struct listener_options options = {
+        .socket_path = config->socket_path,
+        .socket_mode = config->socket_mode,
+        .message_size_max = (uint32_t)daemon->plan.message_size_max,
+        .exchange_count = config->exchange_count,
+        .connection_count_max = config->connection_count_max,
+        .send_timeout_ms = config->send_timeout_ms,
+    };
+    const char *why = NULL;
+    const enum status status =
+        listener_start(&options, on_request, daemon, &daemon->listener, &why);
+    if (status != STATUS_OK) {
+        snprintf(daemon->reason, FOREST_THREAD_REASON_SIZE,
+                 "cannot listen on %.300s: %.300s; give another path with --socket",
+                 config->socket_path, why != NULL ? why : status_text(status));
+    }
+    return status;
+}
+
+/* ---- Service -----------------------------------------------------------------------------------
+ */
+
+/* One turn of the loop. Returns whether anything was done. */
+static bool turn(struct daemon *daemon)
+{
+    bool any = dispatch_take(&daemon->dispatch);
+    any |= dispatch_submit(&daemon->dispatch);
+    any |= forest_tick(daemon->forest);
+    return any;
+}
+
+static void serve(struct daemon *daemon)
+{
+    while (!stop_wanted(daemon)) {
+        const uint64_t seen = doorbell_count(&daemon->doorbell);
+        if (!turn(daemon) && !stop_wanted(daemon)) {
+            doorbell_wait(&daemon->doorbell, seen, heartbeat_ns);
+        }
+    }
+}
+
+/* Answers what is in hand, then seals. The listener refuses new requests meanwhile, so it ends. */
+static void wind_down(struct daemon *daemon)
+{
+    bool sealing = false;
+    for (;;) {
+        const uint64_t seen = doorbell_count(&daemon->doorbell);
+        if (turn(daemon)) {
+            continue;
+        }
+        if (dispatch_is_idle(&daemon->dispatch) && forest_is_idle(daemon->forest)) {
+            if (sealing) {
+                return;
+            }
+            sealing = true;
+            forest_seal(daemon->forest);
+            continue;
+        }
+        doorbell_wait(&daemon->doorbell, seen, heartbeat_ns);
+    }
+}
+
+/* False: some replies have not left in time, so threads may still be in the listener, and the
+ * process must end without taking it apart. */
+static bool stop(struct daemon *daemon)
+{
+    LOG_INFO("stop.begin", log_u64("signal", (uint64_t)atomic_load_explicit(&daemon->signal,
+                                                                            memory_order_acquire)));
+    listener_stop_accepting(daemon->listener);
+    wind_down(daemon);
+    const bool drained = listener_drain(daemon->listener, daemon->config->drain_timeout_ms);
+    /* What a handler pushed just before the listener stopped accepting is a request like others;
+     * draining waits for its answer, so take another look. */
+    wind_down(daemon);
+    return drained;
+}
+
+static enum status start_and_serve(struct daemon *daemon)
+{
+    enum status status = dispatch_init(&daemon->dispatch, daemon->forest, &daemon->queue,
+                                       daemon->config, &clock_system);
+    if (status != STATUS_OK) {
+        snprintf(daemon->reason, FOREST_THREAD_REASON_SIZE, "out of memory");
+        return status;
+    }
+    daemon->dispatch.message_size_max = (uint32_t)daemon->plan.message_size_max;
+    daemon->dispatch.memory_limit = daemon->plan.memory_limit;
+    status = recover(daemon);
+    if (status != STATUS_OK) {
+        dispatch_deinit(&daemon->dispatch);
+        return status;
+    }
+    status = start_listener(daemon);
+    if (status != STATUS_OK) {
+        dispatch_deinit(&daemon->dispatch);
+        return status;
+    }
+    daemon->dispatch.listener = daemon->listener;
+    LOG_INFO("daemon.ready", log_text("file", daemon->config->data_path),
+             log_text("socket", daemon->config->socket_path), log_u64("pid", (uint64_t)getpid()));
+
+    memory_forbid_allocation();
+    serve(daemon);
+    memory_allow_allocation();
+    const bool drained = stop(daemon);
+    LOG_INFO("daemon.stopped", log_u64("drained", drained ? 1 : 0));
+    if (!drained) {
+        unlink(daemon->config->socket_path);
+        _exit(EXIT_SUCCESS); /* Safe: everything acknowledged is durable, the journal sealed. */
+    }
+    listener_stop(daemon->listener);
+    dispatch_deinit(&daemon->dispatch);
+    return STATUS_OK;
+}
+
+/* With the data file locked. */
+static enum status run_locked(struct daemon *daemon)
+{
+    enum status status =
+        data_file_geometry(&daemon->io.io, daemon->config->data_path, &daemon->plan.geometry,
+                           daemon->reason, FOREST_THREAD_REASON_SIZE);
+    if (status != STATUS_OK) {
+        return status;
+    }
+    status = start_teams(daemon);
+    if (status != STATUS_OK) {
+        snprintf(daemon->reason, FOREST_THREAD_REASON_SIZE,
+                 "the threads could not be started; give fewer with --workers and --readers, or "
+                 "raise the limit of processes (ulimit -u, pids.max)");
+        return status;
+    }
+    plan_fill(daemon);
+    status = plan_check(&daemon->plan, daemon->reason);
+    if (status != STATUS_OK) {
+        join_teams(daemon);
+        return status;
+    }
+    const struct forest_options options = options_for(daemon);
+    char why[FOREST_THREAD_REASON_SIZE / 2] = "";
+    daemon->forest = forest_init(&options, &status, why, sizeof why);
+    if (daemon->forest == NULL) {
+        snprintf(daemon->reason, FOREST_THREAD_REASON_SIZE, "%.300s: %.500s",
+                 daemon->config->data_path, why[0] != '\0' ? why : status_text(status));
+        join_teams(daemon);
+        return status;
+    }
+    status = start_and_serve(daemon);
+    /* Teams first: a reader may still be on its way out of the callback that made us idle. */
+    join_teams(daemon);
+    forest_deinit(daemon->forest);
+    return status;
+}
+
+enum status forest_thread_run(const struct config *config, char *reason)
+{
+    struct daemon *daemon = memory_acquire(sizeof *daemon);
+    if (daemon == NULL) {
+        snprintf(reason, FOREST_THREAD_REASON_SIZE, "out of memory");
+        return STATUS_NO_MEMORY;
+    }
+    daemon->config = config;
+    daemon->reason = reason;
+    enum status status = data_file_open(&daemon->io, config->data_path, IO_POSIX_OPEN, reason,
+                                        FOREST_THREAD_REASON_SIZE);
+    if (status != STATUS_OK) {
+        memory_release(daemon, sizeof *daemon);
+        return status;
+    }
+
+    /* Before any thread, so that all inherit it and only the signal thread gets them. */
+    const sigset_t signals = stop_signals();
+    pthread_sigmask(SIG_BLOCK, &signals, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    doorbell_init(&daemon->doorbell);
+    request_queue_init(&daemon->queue, &daemon->doorbell, config->exchange_count, UINT32_MAX);
+    if (pthread_create(&daemon->signal_thread, NULL, signal_run, daemon) != 0) {
+        snprintf(reason, FOREST_THREAD_REASON_SIZE, "a thread could not be started");
+        status = STATUS_NO_MEMORY;
+    } else {
+        status = run_locked(daemon);
+        pthread_cancel(daemon->signal_thread); /* It only ever waits in sigwait. */
+        pthread_join(daemon->signal_thread, NULL);
+    }
+    request_queue_deinit(&daemon->queue);
+    doorbell_deinit(&daemon->doorbell);
+    io_posix_close(&daemon->io);
+    memory_release(daemon, sizeof *daemon);
+    return status;
+}
