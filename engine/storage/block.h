@@ -87,5 +87,4 @@ struct block_reference block_seal(void *block, uint32_t block_size);
  * version, size within the block, zero padding implied by the checksum. STATUS_CORRUPT otherwise
  * (not logged here: the caller knows tree and zone). */
 MUST_CHECK enum status block_verify(const void *block, uint32_t block_size,
-                                    const struct block_reference *reference,
-                                    enum block_type type);
+                                    const struct block_reference *reference, enum block_type type);

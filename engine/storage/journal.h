@@ -63,36 +63,42 @@ static_assert(sizeof(struct journal_header) == JOURNAL_HEADER_SIZE, "no padding"
 
 struct journal {
     struct io *io;
-    struct workers *workers;    /* one thread, or none (then the waiter runs the write) */
-    struct doorbell *doorbell;  /* rung when a write is durable */
+    struct workers *workers;   /* one thread, or none (then the waiter runs the write) */
+    struct doorbell *doorbell; /* rung when a write is durable */
     uint64_t zone_offset;
     uint64_t zone_size;
     uint64_t seed;
+    uint64_t entry_size_max;
 
     uint64_t sequence_next;
-    uint64_t head;              /* offset of the next entry */
-    uint64_t tail;              /* offset of the oldest entry that is still needed */
-    bool empty;                 /* head == tail because nothing is needed, not because it is full */
-    struct checksum parent;     /* checksum_header of the entry before the next */
-    bool sealed;                /* the last entry is a seal */
+    uint64_t head;          /* offset of the next entry */
+    uint64_t tail;          /* offset of the oldest entry that is still needed */
+    bool empty;             /* head == tail because nothing is needed, not because it is full */
+    struct checksum parent; /* checksum_header of the entry before the next */
+    bool sealed;            /* the last entry is a seal */
 
     /* The one write in flight. */
     struct job job;
     const void *write_buffer;
     uint64_t write_offset;
     uint64_t write_size;
-    bool writing;               /* forest thread's view: submitted and not yet reaped */
-    _Atomic bool write_done;    /* set by the worker (release) */
-    enum status write_status;   /* valid once write_done */
-    uint64_t written_bytes;     /* since open, for stat */
+    bool writing;             /* forest thread's view: submitted and not yet reaped */
+    _Atomic bool write_done;  /* set by the worker (release) */
+    enum status write_status; /* valid once write_done */
+    uint64_t written_bytes;   /* since open, for stat */
     uint64_t written_count;
+
+    /* Recovery only: bytes read ahead, kept in the back half of the caller's buffer. A hint: what
+     * does not verify from here is read again before it is judged. */
+    const void *window_buffer;
+    uint64_t window_offset; /* in the zone */
+    uint64_t window_size;   /* 0: nothing */
 };
 
 /* Zeroes the zone and syncs; `progress(done, total, context)` may be NULL. */
-MUST_CHECK enum status journal_format(struct io *io, const struct geometry *geometry,
-                                      void (*progress)(uint64_t done, uint64_t total,
-                                                       void *context),
-                                      void *context);
+MUST_CHECK enum status
+journal_format(struct io *io, const struct geometry *geometry,
+               void (*progress)(uint64_t done, uint64_t total, void *context), void *context);
 
 void journal_init(struct journal *journal, struct io *io, const struct geometry *geometry,
                   uint64_t seed, struct workers *workers, struct doorbell *doorbell);
@@ -108,8 +114,10 @@ enum journal_recovery {
 };
 
 /* Reads the next entry into `buffer` (journal_entry_size_max bytes, aligned). On ENTRY the header
- * at buffer[0] and its body are verified, and the journal has advanced past it. STATUS_CORRUPT:
- * damage before a later valid entry; *bad_offset says where (zone offset). STATUS_IO. */
+ * at buffer[0] and its body are verified, and the journal has advanced past it. Best given the same
+ * buffer each time: behind the entry it keeps what was read ahead. END and TORN sync first, so that
+ * nothing recovered can be lost after something new was appended. STATUS_CORRUPT: damage before a
+ * later valid entry; *bad_offset says where (zone offset). STATUS_IO. */
 MUST_CHECK enum status journal_recover_next(struct journal *journal, void *buffer,
                                             enum journal_recovery *outcome, uint64_t *bad_offset);
 

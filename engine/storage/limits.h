@@ -16,10 +16,10 @@ enum {
     BLOCK_SIZE_MAX = 1 << 20,
     BLOCK_HEADER_SIZE = 128,
     LEVEL_COUNT = 7,
-    LEVEL_GROWTH = 8,         /* level i holds at most 8^(i+1) tables at the end of a bar */
-    OVERLAP_COUNT_MAX = 8,    /* target tables of one compaction; see design section 6 */
-    TREE_COUNT_LIMIT = 256,   /* hard limit on geometry.tree_count_max */
-    OBJECT_HEADER_SIZE = 32,  /* id, timestamp, version */
+    LEVEL_GROWTH = 8,        /* level i holds at most 8^(i+1) tables at the end of a bar */
+    OVERLAP_COUNT_MAX = 8,   /* target tables of one compaction; see design section 6 */
+    TREE_COUNT_LIMIT = 256,  /* hard limit on geometry.tree_count_max */
+    OBJECT_HEADER_SIZE = 32, /* id, timestamp, version */
     OBJECT_SIZE_MIN = 32,
     OBJECT_SIZE_MAX = 4096,
     FILTER_BITS_PER_KEY = 16,
@@ -28,16 +28,17 @@ enum {
 
 /* 64 bytes on disk, in the superblock. All sizes in bytes unless said. */
 struct geometry {
-    uint32_t block_size;         /* power of two, BLOCK_SIZE_MIN..BLOCK_SIZE_MAX */
-    uint32_t bar_beats;          /* beats in a bar; even, 4..64 */
-    uint32_t tree_count_max;     /* trees alive at once, 8..TREE_COUNT_LIMIT */
-    uint32_t chunk_block_count;  /* the file grows by this many blocks; multiple of 64 */
-    uint32_t batch_size_max;     /* request bytes in one journal entry */
-    uint32_t batch_event_max;    /* events in one journal entry */
-    uint64_t journal_size;       /* the ring; multiple of SECTOR_SIZE */
-    uint64_t bar_journal_size;   /* journal bytes that end a bar */
-    uint64_t bar_memory_size;    /* entry bytes over all trees that end a bar */
-    uint64_t checkpoint_journal_size; /* journal bytes since the last checkpoint that call for one */
+    uint32_t block_size;        /* power of two, BLOCK_SIZE_MIN..BLOCK_SIZE_MAX */
+    uint32_t bar_beats;         /* beats in a bar; even, 4..64 */
+    uint32_t tree_count_max;    /* trees alive at once, 8..TREE_COUNT_LIMIT */
+    uint32_t chunk_block_count; /* the file grows by this many blocks; multiple of 64 */
+    uint32_t batch_size_max;    /* request bytes in one journal entry */
+    uint32_t batch_event_max;   /* events in one journal entry */
+    uint64_t journal_size;      /* the ring; multiple of SECTOR_SIZE */
+    uint64_t bar_journal_size;  /* journal bytes that end a bar */
+    uint64_t bar_memory_size;   /* entry bytes over all trees that end a bar */
+    uint64_t
+        checkpoint_journal_size; /* journal bytes since the last checkpoint that call for one */
     uint64_t block_count_max;    /* most blocks the grid may ever have; multiple of 64 */
 };
 
@@ -75,6 +76,6 @@ uint64_t grid_zone_offset(const struct geometry *geometry); /* multiple of block
 /* Largest journal entry: header + batch_size_max + per-request headers, sector aligned. */
 uint64_t journal_entry_size_max(const struct geometry *geometry);
 enum {
-    BATCH_REQUEST_MAX = 1024,         /* requests that share one journal entry */
-    JOURNAL_REQUEST_HEADER_MAX = 64,  /* bytes that an entry spends on a request beside its body */
+    BATCH_REQUEST_MAX = 1024,        /* requests that share one journal entry */
+    JOURNAL_REQUEST_HEADER_MAX = 64, /* bytes that an entry spends on a request beside its body */
 };

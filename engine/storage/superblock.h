@@ -24,23 +24,23 @@ enum {
 /* The whole state reachable from a superblock. `checkpoint_id` hashes it, without what is peculiar
  * to one file (journal_parent). */
 struct checkpoint_state {
-    uint64_t op;                /* last op of the checkpoint's bar; 0 = just formatted */
-    uint64_t journal_sequence;  /* first entry to replay */
-    uint64_t journal_offset;    /* of that entry, in bytes from the start of the journal zone */
+    uint64_t op;                    /* last op of the checkpoint's bar; 0 = just formatted */
+    uint64_t journal_sequence;      /* first entry to replay */
+    uint64_t journal_offset;        /* of that entry, in bytes from the start of the journal zone */
     struct checksum journal_parent; /* checksum of the entry before it */
-    uint64_t commit;            /* last commit before that entry */
-    uint64_t timestamp;         /* last timestamp given before that entry */
+    uint64_t commit;                /* last commit before that entry */
+    uint64_t timestamp;             /* last timestamp given before that entry */
 
     struct block_reference manifest_newest; /* newest block of the manifest log, or none */
     uint64_t manifest_block_count;
-    uint64_t table_count;       /* live tables of all trees */
+    uint64_t table_count; /* live tables of all trees */
 
     struct block_reference free_set; /* first block of its trailer, or none */
     uint64_t free_set_size;          /* bytes encoded */
     struct block_reference state;    /* first block of the state trailer, or none */
     uint64_t state_size;
 
-    uint64_t blocks_acquired;   /* as encoded in the free set */
+    uint64_t blocks_acquired; /* as encoded in the free set */
     uint64_t address_max;
 };
 
@@ -52,7 +52,7 @@ struct superblock {
     uint8_t magic[8]; /* "HOLT\0db\n" */
     uint32_t version;
     uint32_t zero;
-    uint64_t sequence; /* 1 at format, +1 each write */
+    uint64_t sequence;      /* 1 at format, +1 each write */
     struct checksum parent; /* checksum of the superblock before this one; zero at format */
     uint8_t file_id[16];    /* random, made by format */
     uint64_t journal_seed;  /* random secret of this file */
@@ -89,8 +89,8 @@ MUST_CHECK enum status superblock_open(struct io *io, void *sector_buffer, bool 
 
 /* Any one thread at a time (a worker does it). Fills sequence, parent, checksum and id from the
  * previous `*superblock` and `checkpoint`, writes, reads back, and on OK updates *superblock.
- * Any failure (STATUS_IO, STATUS_NO_SPACE, STATUS_CORRUPT when fewer than 3 verify) is fatal to the caller: what reached the
- * disk is unknown. */
+ * Any failure (STATUS_IO, STATUS_NO_SPACE, STATUS_CORRUPT when fewer than 3 verify) is fatal to the
+ * caller: what reached the disk is unknown. */
 MUST_CHECK enum status superblock_write(struct io *io, void *sector_buffer,
                                         struct superblock *superblock,
                                         const struct checkpoint_state *checkpoint);
