@@ -11,8 +11,9 @@
  *   24 32 key_max (zero padded)   56 16 zero
  * header.value_count = value_block_count. Value block: header.value_count values from the body's
  * start. Filter block: body (cut to a multiple of 32 bytes) is the filter of value blocks
- * [i * G, (i + 1) * G), G = table_value_blocks_per_filter(). All value blocks but a table's last are
- * full. */
+ * [i * G, (i + 1) * G), G = table_value_blocks_per_filter(); header.value_count = how many of them
+ * there are. All value blocks but a table's last are full. First keys and key_max have no tombstone
+ * bit; filters hash keys without it. */
 #pragma once
 
 #include <stdbool.h>
