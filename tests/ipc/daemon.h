@@ -1,0 +1,340 @@
+/* A daemon for tests: our listener, a bounded queue and one thread that answers, as the real one is
+ * built. It serves PING, whose body says what to do:
+ *
+ *   'e' ...      echo the body
+ *   'r' + u32    reply with a body of that many bytes (each the low byte of its position)
+ *   'h' ...      hold the request until daemon_release, then echo
+ *   'd' ...      drop it
+ *   'i' ...      answered by the handler itself, on the listener's thread: BUSY
+ *
+ * Any other operation is echoed. And, beside it, the raw bytes of a client that misbehaves. */
+#pragma once
+
+#include <dirent.h>
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <criterion/criterion.h>
+
+#include "ipc/client.h"
+#include "ipc/listener.h"
+#include "pool/clock.h"
+
+#define UNUSED_OK __attribute__((unused))
+
+enum { DAEMON_MESSAGE_SIZE_MAX = PROTOCOL_HEADER_SIZE + (1 << 20) };
+
+struct daemon {
+    char directory[64];
+    char path[96];
+    struct listener *listener;
+    pthread_t thread;
+    pthread_mutex_t mutex;
+    pthread_cond_t changed;
+    struct exchange *head; /* oldest first */
+    struct exchange **tail;
+    struct exchange *held;
+    uint32_t held_count;
+    bool stopping;
+    uint32_t last_uid;
+};
+
+/* Waits up to ten seconds for a condition that another thread or the kernel brings about. */
+#define EVENTUALLY(condition)                                                                      \
+    ({                                                                                             \
+        bool met = (condition);                                                                    \
+        for (int tries = 0; !met && tries < 10000; tries++) {                                      \
+            poll(NULL, 0, 1);                                                                      \
+            met = (condition);                                                                     \
+        }                                                                                          \
+        met;                                                                                       \
+    })
+
+UNUSED_OK static uint32_t fd_count(void)
+{
+    DIR *directory = opendir("/proc/self/fd");
+    cr_assert(directory != NULL);
+    uint32_t count = 0;
+    while (readdir(directory) != NULL) {
+        count++;
+    }
+    closedir(directory);
+    return count;
+}
+
+static void daemon_echo(struct exchange *exchange)
+{
+    struct reply_header header =
+        protocol_reply_header(&exchange->header, RESULT_OK, exchange->header.body_size);
+    header.commit = 42;
+    exchange_reply(exchange, &header, sizeof header, exchange_body(exchange),
+                   exchange->header.body_size);
+}
+
+static void daemon_serve(struct daemon *daemon, struct exchange *exchange)
+{
+    const uint8_t *body = exchange_body(exchange);
+    const uint8_t command =
+        exchange->header.operation == OPERATION_PING && exchange->header.body_size > 0 ? body[0]
+                                                                                       : 'e';
+    daemon->last_uid = exchange->peer_uid;
+    switch (command) {
+    case 'r': {
+        uint32_t size;
+        memcpy(&size, body + 1, sizeof size);
+        const struct reply_header header =
+            protocol_reply_header(&exchange->header, RESULT_OK, size);
+        /* A bigger buffer than needed: its end is cut off. */
+        const uint32_t room = PROTOCOL_HEADER_SIZE + size + (size < 1000 ? 100 : 0);
+        uint8_t *reply = exchange_reply_buffer(exchange, room);
+        cr_assert(reply != NULL);
+        memcpy(reply, &header, sizeof header);
+        for (uint32_t i = 0; i < size; i++) {
+            reply[sizeof header + i] = (uint8_t)i;
+        }
+        exchange_send(exchange, PROTOCOL_HEADER_SIZE + size);
+        break;
+    }
+    case 'h':
+        pthread_mutex_lock(&daemon->mutex);
+        exchange->next = daemon->held;
+        daemon->held = exchange;
+        daemon->held_count++;
+        pthread_mutex_unlock(&daemon->mutex);
+        break;
+    case 'd':
+        exchange_drop(exchange);
+        break;
+    default:
+        daemon_echo(exchange);
+        break;
+    }
+}
+
+static void *daemon_run(void *context)
+{
+    struct daemon *daemon = context;
+    pthread_mutex_lock(&daemon->mutex);
+    for (;;) {
+        struct exchange *exchange = daemon->head;
+        if (exchange != NULL) {
+            daemon->head = exchange->next;
+            if (daemon->head == NULL) {
+                daemon->tail = &daemon->head;
+            }
+            pthread_mutex_unlock(&daemon->mutex);
+            daemon_serve(daemon, exchange);
+            pthread_mutex_lock(&daemon->mutex);
+            continue;
+        }
+        if (daemon->stopping) {
+            break;
+        }
+        pthread_cond_wait(&daemon->changed, &daemon->mutex);
+    }
+    pthread_mutex_unlock(&daemon->mutex);
+    return NULL;
+}
+
+static void daemon_handle(void *context, struct exchange *exchange)
+{
+    struct daemon *daemon = context;
+    cr_assert(exchange->header.magic == PROTOCOL_MAGIC);
+    cr_assert(exchange->request_size == PROTOCOL_HEADER_SIZE + exchange->header.body_size);
+    if (exchange->header.body_size > 0 && exchange_body(exchange)[0] == 'i' &&
+        exchange->header.operation == OPERATION_PING) {
+        exchange_reply_result(exchange, RESULT_BUSY, NULL);
+        return;
+    }
+    pthread_mutex_lock(&daemon->mutex);
+    exchange->next = NULL;
+    *daemon->tail = exchange;
+    daemon->tail = &exchange->next;
+    pthread_cond_signal(&daemon->changed);
+    pthread_mutex_unlock(&daemon->mutex);
+}
+
+UNUSED_OK static void daemon_directory(struct daemon *daemon)
+{
+    memset(daemon, 0, sizeof *daemon);
+    strcpy(daemon->directory, "/tmp/holt-ipc-XXXXXX");
+    cr_assert(mkdtemp(daemon->directory) != NULL);
+    snprintf(daemon->path, sizeof daemon->path, "%s/socket", daemon->directory);
+}
+
+UNUSED_OK static void daemon_start_with(struct daemon *daemon, struct listener_options options)
+{
+    pthread_mutex_init(&daemon->mutex, NULL);
+    pthread_cond_init(&daemon->changed, NULL);
+    daemon->head = NULL;
+    daemon->tail = &daemon->head;
+    daemon->held = NULL;
+    daemon->held_count = 0;
+    daemon->stopping = false;
+    options.socket_path = daemon->path;
+    if (options.message_size_max == 0) {
+        options.message_size_max = DAEMON_MESSAGE_SIZE_MAX;
+    }
+    const char *reason;
+    const enum status status =
+        listener_start(&options, daemon_handle, daemon, &daemon->listener, &reason);
+    cr_assert(status == STATUS_OK, "%s: %s", status_text(status), reason);
+    cr_assert(pthread_create(&daemon->thread, NULL, daemon_run, daemon) == 0);
+}
+
+UNUSED_OK static void daemon_start(struct daemon *daemon)
+{
+    daemon_directory(daemon);
+    daemon_start_with(daemon, (struct listener_options){0});
+}
+
+UNUSED_OK static void daemon_release(struct daemon *daemon)
+{
+    pthread_mutex_lock(&daemon->mutex);
+    struct exchange *held = daemon->held;
+    daemon->held = NULL;
+    daemon->held_count = 0;
+    pthread_mutex_unlock(&daemon->mutex);
+    while (held != NULL) {
+        struct exchange *next = held->next;
+        daemon_echo(held);
+        held = next;
+    }
+}
+
+UNUSED_OK static uint32_t daemon_held(struct daemon *daemon)
+{
+    pthread_mutex_lock(&daemon->mutex);
+    const uint32_t count = daemon->held_count;
+    pthread_mutex_unlock(&daemon->mutex);
+    return count;
+}
+
+/* The order of the real daemon: stop accepting, drain, join who answers, stop. */
+UNUSED_OK static void daemon_stop(struct daemon *daemon)
+{
+    listener_stop_accepting(daemon->listener);
+    daemon_release(daemon);
+    const bool drained = listener_drain(daemon->listener, 5000);
+    cr_assert(drained);
+    pthread_mutex_lock(&daemon->mutex);
+    daemon->stopping = true;
+    pthread_cond_signal(&daemon->changed);
+    pthread_mutex_unlock(&daemon->mutex);
+    pthread_join(daemon->thread, NULL);
+    listener_stop(daemon->listener);
+    daemon->listener = NULL;
+    pthread_cond_destroy(&daemon->changed);
+    pthread_mutex_destroy(&daemon->mutex);
+}
+
+UNUSED_OK static void daemon_end(struct daemon *daemon)
+{
+    daemon_stop(daemon);
+    unlink(daemon->path);
+    cr_assert(rmdir(daemon->directory) == 0);
+}
+
+UNUSED_OK static struct client *daemon_client(const struct daemon *daemon)
+{
+    struct client *client;
+    const enum client_status status =
+        client_open(&(struct client_options){.socket_path = daemon->path}, &client);
+    cr_assert(status == CLIENT_OK, "%s", client_status_text(status));
+    return client;
+}
+
+/* One request on a new connection. */
+UNUSED_OK static bool daemon_serves(const struct daemon *daemon)
+{
+    struct client *client;
+    if (client_open(&(struct client_options){.socket_path = daemon->path}, &client) != CLIENT_OK) {
+        return false;
+    }
+    struct client_reply reply;
+    const bool served = client_call(client, OPERATION_PING, "e", 1, 5000, &reply) == CLIENT_OK &&
+                        reply.result == RESULT_OK && reply.body_size == 1 && reply.body[0] == 'e';
+    client_close(client);
+    return served;
+}
+
+/* ---- Raw bytes ---------------------------------------------------------------------------------
+ */
+
+UNUSED_OK static int raw_connect(const char *path)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    strncpy(address.sun_path, path, sizeof address.sun_path - 1);
+    const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    cr_assert(fd >= 0);
+    if (connect(fd, (struct sockaddr *)&address, sizeof address) != 0) {
+        close(fd);
+        return -1;
+    }
+    return fd;
+}
+
+/* Returns false when the peer has hung up. */
+UNUSED_OK static bool raw_send(int fd, const void *bytes, size_t size)
+{
+    return send(fd, bytes, size, MSG_NOSIGNAL) == (ssize_t)size;
+}
+
+/* Exactly `size` bytes, or false. */
+UNUSED_OK static bool raw_receive(int fd, void *bytes, size_t size)
+{
+    return recv(fd, bytes, size, MSG_WAITALL) == (ssize_t)size;
+}
+
+UNUSED_OK static int raw_greeted(const char *path)
+{
+    const int fd = raw_connect(path);
+    cr_assert(fd >= 0);
+    uint8_t greeting[8];
+    cr_assert(raw_send(fd, "\0SP\0\0\x30\0\0", 8));
+    cr_assert(raw_receive(fd, greeting, 8));
+    cr_assert(memcmp(greeting, "\0SP\0\0\x31\0\0", 8) == 0);
+    return fd;
+}
+
+UNUSED_OK static bool raw_frame(int fd, uint32_t id, const void *message, uint32_t size)
+{
+    uint8_t *frame = malloc(13 + size);
+    const uint64_t whole = 4 + (uint64_t)size;
+    frame[0] = 1;
+    for (int i = 0; i < 8; i++) {
+        frame[1 + i] = (uint8_t)(whole >> (56 - 8 * i));
+    }
+    id |= 0x80000000u;
+    for (int i = 0; i < 4; i++) {
+        frame[9 + i] = (uint8_t)(id >> (24 - 8 * i));
+    }
+    memcpy(frame + 13, message, size);
+    const bool sent = raw_send(fd, frame, 13 + size);
+    free(frame);
+    return sent;
+}
+
+/* A whole PING; returns its size. */
+UNUSED_OK static uint32_t raw_ping(uint8_t *message, uint64_t number, const void *body,
+                                   uint32_t body_size)
+{
+    const struct request_header header = {.magic = PROTOCOL_MAGIC,
+                                          .version = PROTOCOL_VERSION,
+                                          .operation = OPERATION_PING,
+                                          .number = number,
+                                          .body_size = body_size};
+    memcpy(message, &header, sizeof header);
+    memcpy(message + sizeof header, body, body_size);
+    return (uint32_t)sizeof header + body_size;
+}
