@@ -22,6 +22,8 @@ struct scan_source {
     struct table_reader reader;
     bool reader_open;
     uint32_t block_index; /* next block behind the span */
+
+    bool ended; /* nothing in range lies behind the span */
 };
 
 struct scan_tree {
@@ -35,6 +37,15 @@ struct scan_tree {
     struct scan_source sources[SCAN_SOURCE_MAX];
     uint64_t blocks_read; /* value blocks opened, for work budgets */
     uint64_t bad_address;
+
+    /* Private. */
+    uint8_t *spare; /* [LEVEL_COUNT * 3 * block_size], borrowed */
+    /* Sources that have values left, a binary heap: smallest key first, then the newest. */
+    uint16_t heap[SCAN_SOURCE_MAX];
+    uint32_t heap_count;
+    bool started;    /* the first call fills every source's span */
+    bool top_used;   /* the top's value was returned: the next call moves on */
+    struct key last; /* its key; older values of it are passed over */
 };
 
 /* `spare` is [LEVEL_COUNT * 3 * block_size], aligned, borrowed until close. */
@@ -42,6 +53,6 @@ void scan_tree_open(struct scan_tree *scan, const struct geometry *geometry, str
                     const struct tree_version *tree, const struct key *key_min,
                     const struct key *key_max, bool prefix, uint8_t *spare);
 /* *value: the next value, valid until the next call; NULL at the end. STATUS_CORRUPT (bad_address),
- * STATUS_IO. */
+ * STATUS_IO: the scan can then only be closed. */
 MUST_CHECK enum status scan_tree_next(struct scan_tree *scan, const uint8_t **value);
 void scan_tree_close(struct scan_tree *scan);
