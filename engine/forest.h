@@ -124,7 +124,11 @@ enum forest_admission forest_batch_add(struct forest *forest, enum request_kind 
 
 /* Nothing gathers, prefetches, journals or compacts. */
 bool forest_is_idle(const struct forest *forest);
-/* Clean stop: seals the journal once idle; tick until forest_is_idle again. */
+/* When idle: one step of what nobody asked for but is owed (compaction debt, dropped grooves), as a
+ * journaled request. False: nothing is owed, or not idle. */
+bool forest_pay_debt(struct forest *forest);
+/* When idle: seals the journal, so that its last entry is provably whole. Nothing to do if it is sealed already.
+ * A clean stop calls it, then ticks until forest_is_idle. */
 void forest_seal(struct forest *forest);
 
 /* ---- Reading ----------------------------------------------------------------------------------- */
@@ -159,7 +163,7 @@ struct read_request {
     void (*done)(struct read_request *request); /* on a reader's thread */
     void *context;
 };
-enum { READ_INDEX_NONE = UINT32_MAX };
+#define READ_INDEX_NONE UINT32_MAX /* an enumerator would not fit an int */
 
 /* NULL: all in use, try again after the doorbell. */
 struct read_request *forest_read_acquire(struct forest *forest);
