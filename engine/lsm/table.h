@@ -1,14 +1,23 @@
 /* A table on disk: sorted value blocks, filter blocks, and one index block that points to them.
  *
- * Index block, body (all arrays sized for what is there; n = value_block_count, f = filter_block_count):
- *   n * 16  checksums of value blocks
- *   n *  8  addresses of value blocks
- *   n * K   first key of each value block
- *   f * 16  checksums of filter blocks
- *   f *  8  addresses of filter blocks
- * Index block, metadata:
- *   0 8 value_count   8 8 tombstone_count   16 4 value_block_count   20 4 filter_block_count
- *   24 32 key_max (zero padded)   56 16 zero
+ * Index block, body: arrays sized for what is there, n = value_block_count, f = filter_block_count,
+ * K = key_size:
+ *
+ *   - n * 16  checksums of value blocks
+ *   - n * 8   addresses of value blocks
+ *   - n * K   first key of each value block
+ *   - f * 16  checksums of filter blocks
+ *   - f * 8   addresses of filter blocks
+ *
+ * Index block, metadata (offset, size):
+ *
+ *   -  0  8  value_count
+ *   -  8  8  tombstone_count
+ *   - 16  4  value_block_count
+ *   - 20  4  filter_block_count
+ *   - 24 32  key_max, zero padded
+ *   - 56 16  zero
+ *
  * header.value_count = value_block_count. Value block: header.value_count values from the body's
  * start. Filter block: body (cut to a multiple of 32 bytes) is the filter of value blocks
  * [i * G, (i + 1) * G), G = table_value_blocks_per_filter(); header.value_count = how many of them
@@ -35,9 +44,9 @@ struct table_info {
     uint64_t value_count;         /* tombstones included */
     uint64_t tombstone_count;
     uint32_t tree_id;
-    uint32_t block_count;         /* index + value + filter */
-    uint8_t level;                /* 0..6 */
-    uint8_t event;                /* enum manifest_event in the log; 0 in memory */
+    uint32_t block_count; /* index + value + filter */
+    uint8_t level;        /* 0..6 */
+    uint8_t event;        /* enum manifest_event in the log; 0 in memory */
     uint8_t zero[6];
 };
 static_assert(sizeof(struct table_info) == 128, "no padding");
@@ -53,15 +62,15 @@ struct table_builder {
     struct reservation *reservation; /* addresses come from here, in order */
     uint64_t op;                     /* goes into every block */
 
-    uint8_t *window;        /* [window_block_count * block_size], borrowed */
+    uint8_t *window; /* [window_block_count * block_size], borrowed */
     uint32_t window_block_count;
-    uint32_t window_used;   /* finished blocks waiting to be written */
+    uint32_t window_used;    /* finished blocks waiting to be written */
     uint64_t window_address; /* of the first */
 
-    uint8_t *index_block;   /* borrowed: one block each */
+    uint8_t *index_block; /* borrowed: one block each */
     uint8_t *filter_block;
-    uint8_t *value_block;   /* being filled: append values here */
-    uint32_t value_count;   /* values in value_block */
+    uint8_t *value_block; /* being filled: append values here */
+    uint32_t value_count; /* values in value_block */
 
     uint32_t values_per_block;
     uint32_t value_blocks_per_filter;
@@ -82,7 +91,7 @@ struct table_builder {
 /* Bytes of `scratch` for the arrays above, for any shape of this geometry. */
 uint64_t table_builder_scratch_size(const struct geometry *geometry);
 
-/* `blocks` are 3 spare blocks (index, filter, value); everything is borrowed until the last finish. */
+/* `blocks` are 3 spare blocks (index, filter, value). All is borrowed until the last flush. */
 void table_builder_init(struct table_builder *builder, const struct geometry *geometry,
                         struct grid *grid, const struct tree_shape *shape,
                         struct reservation *reservation, uint64_t op, uint8_t *window,
@@ -105,13 +114,14 @@ MUST_CHECK enum status table_builder_table_finish(struct table_builder *builder,
 /* Writes what waits in the window. Call after the last table. */
 MUST_CHECK enum status table_builder_flush(struct table_builder *builder);
 
-/* ---- Reading one block each; input from disk is checked, never trusted ------------------------- */
+/* ---- Reading one block each; input from disk is checked, never trusted -------------------------
+ */
 
 /* A verified index block, decoded in place: pointers into the block. */
 struct table_index {
     const struct checksum *value_checksums;
-    const uint8_t *value_addresses;  /* unaligned little-endian u64 */
-    const uint8_t *first_keys;       /* key_size apart */
+    const uint8_t *value_addresses; /* unaligned little-endian u64 */
+    const uint8_t *first_keys;      /* key_size apart */
     const struct checksum *filter_checksums;
     const uint8_t *filter_addresses;
     uint32_t value_block_count;
@@ -140,7 +150,7 @@ struct table_reader {
     struct grid *grid;
     const struct tree_shape *shape;
     struct table_info info;
-    uint8_t *spare;            /* [3 * block_size], borrowed: for blocks the cache has no room for */
+    uint8_t *spare; /* [3 * block_size], borrowed: for blocks the cache has no room for */
     struct block_pin index_pin, filter_pin, value_pin;
     bool index_open, filter_open, value_open;
     struct table_index index;
@@ -160,11 +170,11 @@ MUST_CHECK enum status table_reader_find(struct table_reader *reader, const uint
                                          const uint8_t **value);
 
 /* Position of the first value not less than `key`: block and index in it. Past the last value:
- * *block_index == value_block_count. With `prefix` (FILTER_KIND_PREFIX trees: `key` is a prefix followed by
- * zeros) the filter may end the search early, also with *block_index == value_block_count. */
+ * *block_index == value_block_count. With `prefix` (FILTER_KIND_PREFIX trees: `key` is a prefix
+ * followed by zeros) the filter may end the search early, also with *block_index ==
+ * value_block_count. */
 MUST_CHECK enum status table_reader_seek(struct table_reader *reader, const uint8_t *key,
-                                         bool prefix, uint32_t *block_index,
-                                         uint32_t *value_index);
+                                         bool prefix, uint32_t *block_index, uint32_t *value_index);
 /* Values of value block `block_index`, pinned until the next call. */
 MUST_CHECK enum status table_reader_block(struct table_reader *reader, uint32_t block_index,
                                           const uint8_t **values, uint32_t *count);
