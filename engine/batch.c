@@ -10,9 +10,10 @@
 
 uint64_t batch_object_bytes_max(const struct geometry *geometry)
 {
-    /* schema.event_max is at most an eighth of a table: so is one groove's share; and any one object. */
-    const uint64_t table = (uint64_t)block_body_size(geometry) *
-                           ((geometry->block_size - BLOCK_HEADER_SIZE) / 32);
+    /* schema.event_max is at most an eighth of a table: so is one groove's share; and any one
+     * object. */
+    const uint64_t table =
+        (uint64_t)block_body_size(geometry) * ((geometry->block_size - BLOCK_HEADER_SIZE) / 32);
     return max_u64(table / 8, (uint64_t)2 * OBJECT_SIZE_MAX) + geometry->batch_size_max;
 }
 
@@ -87,7 +88,8 @@ void batch_request_refuse(struct batch_request *request, enum request_result res
     request->header->flags |= BATCH_FLAG_REFUSED;
 }
 
-/* ---- Sections ---------------------------------------------------------------------------------- */
+/* ---- Sections ----------------------------------------------------------------------------------
+ */
 
 struct section_cursor {
     const uint8_t *at;
@@ -98,8 +100,8 @@ struct section_cursor {
     const uint8_t *payloads;
 };
 
-/* The next section, checked as far as the catalog allows. False: *result is OK at the end, or what is
- * wrong. */
+/* The next section, checked as far as the catalog allows. False: *result is OK at the end, or what
+ * is wrong. */
 static bool section_next(struct section_cursor *cursor, const struct catalog *catalog,
                          enum request_result *result)
 {
@@ -241,7 +243,8 @@ static bool write_fits(struct batch *batch, const struct write_needs *needs)
     return true;
 }
 
-/* ---- Adding ------------------------------------------------------------------------------------ */
+/* ---- Adding ------------------------------------------------------------------------------------
+ */
 
 static enum request_result check_ddl(struct batch *batch, const struct catalog *catalog,
                                      enum request_kind kind, const uint8_t *body, uint32_t size)
@@ -326,7 +329,8 @@ enum batch_admission batch_add(struct batch *batch, const struct catalog *catalo
 
 enum status batch_decode(struct batch *batch, const struct catalog *catalog)
 {
-    const struct journal_header *header = (const struct journal_header *)(const void *)batch->buffer;
+    const struct journal_header *header =
+        (const struct journal_header *)(const void *)batch->buffer;
     if (header->request_count > BATCH_REQUEST_MAX) {
         return STATUS_CORRUPT;
     }
@@ -366,7 +370,8 @@ enum status batch_decode(struct batch *batch, const struct catalog *catalog)
     return batch->size == header->size ? STATUS_OK : STATUS_CORRUPT;
 }
 
-/* ---- Resolving --------------------------------------------------------------------------------- */
+/* ---- Resolving ---------------------------------------------------------------------------------
+ */
 
 static void resolve_events(struct batch *batch, const struct catalog *catalog,
                            struct batch_request *request)

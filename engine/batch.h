@@ -4,8 +4,8 @@
  *
  *   journal header (128) | request header (16) body, padded to 8 | request header ... | zeros
  *
- * Request header: 0 4 body size   4 1 kind   5 1 flags (1 = refused before it was journaled: skipped in
- * replay, too)   6 2 zero   8 4 event_count   12 4 zero.
+ * Request header: 0 4 body size   4 1 kind   5 1 flags (1 = refused before it was journaled:
+ * skipped in replay, too)   6 2 zero   8 4 event_count   12 4 zero.
  *
  * Forest thread only, but for what prefetch.h hands to readers. */
 #pragma once
@@ -41,15 +41,15 @@ struct batch_request {
     uint64_t timestamp;
     uint32_t event_first; /* of the batch's events */
     uint32_t failure_first, failure_count;
-    uint32_t groove_id;   /* made by GROOVE_CREATE */
+    uint32_t groove_id; /* made by GROOVE_CREATE */
 };
 
 /* One event of a write. */
 struct batch_event {
     const uint8_t *payload;
-    uint32_t entry;   /* index into batch.entries; set by the prefetch */
-    uint8_t type;     /* enum event_type */
-    uint8_t group;    /* index into batch.groups */
+    uint32_t entry; /* index into batch.entries; set by the prefetch */
+    uint8_t type;   /* enum event_type */
+    uint8_t group;  /* index into batch.groups */
 };
 
 /* The events of one groove. Entries of a group are adjacent and sorted by id. */
@@ -65,12 +65,12 @@ enum { BATCH_GROUP_MAX = 16 };
 
 struct batch {
     const struct geometry *geometry;
-    uint8_t *buffer;      /* [journal_entry_size_max], aligned: the journal entry */
-    uint64_t size;        /* header and requests so far */
-    uint64_t request_bytes; /* of bodies, against batch_size_max */
+    uint8_t *buffer;                /* [journal_entry_size_max], aligned: the journal entry */
+    uint64_t size;                  /* header and requests so far */
+    uint64_t request_bytes;         /* of bodies, against batch_size_max */
     struct batch_request *requests; /* [BATCH_REQUEST_MAX] */
     uint32_t request_count;
-    bool alone;           /* holds a request that shares its entry with no other */
+    bool alone; /* holds a request that shares its entry with no other */
 
     struct batch_event *events; /* [batch_event_max] */
     uint32_t event_count;
@@ -83,7 +83,7 @@ struct batch {
     struct event_failure *failures; /* [batch_event_max] */
     uint32_t failure_count;
     uint64_t idle_beats;
-    char reason[256];     /* of the DDL request that failed */
+    char reason[256]; /* of the DDL request that failed */
 };
 
 /* Limits of one batch beyond those of the geometry. */
@@ -107,8 +107,8 @@ enum batch_admission batch_add(struct batch *batch, const struct catalog *catalo
  * checksums were right, but the body makes no sense. */
 MUST_CHECK enum status batch_decode(struct batch *batch, const struct catalog *catalog);
 
-/* Once the catalog is what it will be when the batch executes: events and groups. Requests whose groove is gone are
- * refused. */
+/* Once the catalog is what it will be when the batch executes: events and groups. Requests whose
+ * groove is gone are refused. */
 void batch_resolve(struct batch *batch, const struct catalog *catalog);
 
 static inline bool batch_request_refused(const struct batch_request *request)

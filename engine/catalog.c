@@ -267,7 +267,8 @@ void catalog_forget(struct catalog *catalog, struct catalog_groove *groove, stru
     *groove = (struct catalog_groove){0};
 }
 
-/* ---- Encoding ---------------------------------------------------------------------------------- */
+/* ---- Encoding ----------------------------------------------------------------------------------
+ */
 
 uint64_t catalog_encoded_size_max(const struct geometry *geometry)
 {

@@ -2,14 +2,14 @@
  * the trees.
  *
  * Tree and groove ids count up and are never reused, so no old block can be taken for a new tree's.
- * The state as of the *start of the last bar* goes into each checkpoint, because that bar is replayed
- * from the journal; catalog_encode is called at each bar's start for that reason.
+ * The state as of the *start of the last bar* goes into each checkpoint, because that bar is
+ * replayed from the journal; catalog_encode is called at each bar's start for that reason.
  *
  * Encoded, little-endian:
- *   0 8 commit   8 8 timestamp   16 4 next_groove_id   20 4 next_tree_id   24 4 groove_count   28 4 zero
- *   then per groove, by id: 0 4 groove_id   4 4 flags (1 = dropping)   8 8 object_count
- *   16 4 tree_count   20 4 * GROOVE_TREE_COUNT_MAX tree ids (object, id, indexes; unused: 0)
- *   92 4 zero   96 1960 struct groove_spec
+ *   0 8 commit   8 8 timestamp   16 4 next_groove_id   20 4 next_tree_id   24 4 groove_count   28 4
+ * zero then per groove, by id: 0 4 groove_id   4 4 flags (1 = dropping)   8 8 object_count 16 4
+ * tree_count   20 4 * GROOVE_TREE_COUNT_MAX tree ids (object, id, indexes; unused: 0) 92 4 zero 96
+ * 1960 struct groove_spec
  *
  * Forest thread only. */
 #pragma once

@@ -1,8 +1,8 @@
 /* Writes as the engine reads them: sections of events, in requests, in journal entries.
  *
- * The body of a write request is a list of sections. A section is a 16-byte header and `event_count`
- * payloads: an object image for insert, upsert and update (timestamp and version zero), a 16-byte id
- * for remove. Little-endian. */
+ * The body of a write request is a list of sections. A section is a 16-byte header and
+ * `event_count` payloads: an object image for insert, upsert and update (timestamp and version
+ * zero), a 16-byte id for remove. Little-endian. */
 #pragma once
 
 #include <assert.h>
@@ -28,13 +28,13 @@ static_assert(sizeof(struct event_section) == 16, "on disk and on the wire");
 
 enum event_result {
     EVENT_RESULT_OK = 0,
-    EVENT_RESULT_EXISTS = 1,           /* insert: the id is taken */
-    EVENT_RESULT_NOT_FOUND = 2,        /* update, remove: no such id */
+    EVENT_RESULT_EXISTS = 1,    /* insert: the id is taken */
+    EVENT_RESULT_NOT_FOUND = 2, /* update, remove: no such id */
     EVENT_RESULT_ID_ZERO = 3,
-    EVENT_RESULT_UNIQUE = 4,           /* another object has this value in a unique index */
+    EVENT_RESULT_UNIQUE = 4,            /* another object has this value in a unique index */
     EVENT_RESULT_RESERVED_NOT_ZERO = 5, /* timestamp or version set by the client */
-    EVENT_RESULT_BAD_VALUE = 6,        /* a field's bytes are not of its type */
-    EVENT_RESULT_CORRUPT = 7,          /* what it depends on is damaged on disk */
+    EVENT_RESULT_BAD_VALUE = 6,         /* a field's bytes are not of its type */
+    EVENT_RESULT_CORRUPT = 7,           /* what it depends on is damaged on disk */
 };
 
 /* Only failures travel back. */
@@ -54,15 +54,15 @@ enum request_kind {
 
 enum request_result {
     REQUEST_RESULT_OK = 0,
-    REQUEST_RESULT_MALFORMED,      /* sizes, counts, types, zero bytes */
-    REQUEST_RESULT_TOO_BIG,        /* more bytes or events than one batch can hold */
+    REQUEST_RESULT_MALFORMED, /* sizes, counts, types, zero bytes */
+    REQUEST_RESULT_TOO_BIG,   /* more bytes or events than one batch can hold */
     REQUEST_RESULT_UNKNOWN_GROOVE,
     REQUEST_RESULT_UNKNOWN_INDEX,
     REQUEST_RESULT_GROOVE_EXISTS,
     REQUEST_RESULT_BAD_SCHEMA,
-    REQUEST_RESULT_LIMIT,          /* no tree or groove is left */
-    REQUEST_RESULT_FULL,           /* the disk: writes are refused, reads go on */
-    REQUEST_RESULT_READ_ONLY,      /* compaction met a damaged block */
-    REQUEST_RESULT_CORRUPT,        /* what was asked for is damaged on disk */
+    REQUEST_RESULT_LIMIT,     /* no tree or groove is left */
+    REQUEST_RESULT_FULL,      /* the disk: writes are refused, reads go on */
+    REQUEST_RESULT_READ_ONLY, /* compaction met a damaged block */
+    REQUEST_RESULT_CORRUPT,   /* what was asked for is damaged on disk */
     REQUEST_RESULT_SHUTTING_DOWN,
 };

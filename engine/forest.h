@@ -1,8 +1,8 @@
 /* The engine's only face: a forest of LSM trees on one data file, one writer, many readers.
  *
  * Threads. Every function here belongs to the forest thread, the one that called forest_init,
- * unless it says otherwise. Work that may block runs on the worker teams; what they finish is picked
- * up by forest_tick, and callbacks are delivered there, never inline.
+ * unless it says otherwise. Work that may block runs on the worker teams; what they finish is
+ * picked up by forest_tick, and callbacks are delivered there, never inline.
  *
  * The write path, for the caller:
  *   forest_batch_add ...   requests gather in the next batch
@@ -25,7 +25,8 @@
 
 struct forest; /* engine/forest_internal.h, for the engine's own files and tests */
 
-/* ---- Outcomes ---------------------------------------------------------------------------------- */
+/* ---- Outcomes ----------------------------------------------------------------------------------
+ */
 
 struct request_outcome {
     enum request_result result;
@@ -40,18 +41,19 @@ struct request_outcome {
 /* On the forest thread, from forest_tick. `context` is what forest_batch_add was given. */
 typedef void forest_on_committed(void *context, const struct request_outcome *outcome);
 
-/* ---- Lifecycle --------------------------------------------------------------------------------- */
+/* ---- Lifecycle ---------------------------------------------------------------------------------
+ */
 
 struct forest_options {
-    struct io *io;                 /* open and locked; outlives the forest */
+    struct io *io; /* open and locked; outlives the forest */
     const struct clock *clock;
-    struct doorbell *doorbell;     /* rung whenever forest_tick has something to do */
-    struct workers *compactors;    /* W pthreads (0 = inline): jobs of compaction, checkpoint writes */
+    struct doorbell *doorbell;  /* rung whenever forest_tick has something to do */
+    struct workers *compactors; /* W pthreads (0 = inline): jobs of compaction, checkpoint writes */
     struct workers *journal_worker; /* 0 or 1 thread */
-    struct workers *growth_worker; /* 0 or 1 thread: zero-writes new chunks */
-    struct workers *readers;       /* R pthreads (0 = inline): queries and the writer's prefetch */
-    uint64_t cache_size;           /* bytes of the block cache */
-    uint32_t read_slot_count;      /* reads in progress at once */
+    struct workers *growth_worker;  /* 0 or 1 thread: zero-writes new chunks */
+    struct workers *readers;        /* R pthreads (0 = inline): queries and the writer's prefetch */
+    uint64_t cache_size;            /* bytes of the block cache */
+    uint32_t read_slot_count;       /* reads in progress at once */
     forest_on_committed *on_committed;
 };
 
@@ -66,7 +68,7 @@ struct forest_plan {
     struct forest_plan_item items[FOREST_PLAN_ITEM_MAX];
     uint32_t item_count;
     uint64_t total_size;
-    uint64_t beat_work_max;      /* bytes of merge work that one beat can ask the writer to wait for */
+    uint64_t beat_work_max; /* bytes of merge work that one beat can ask the writer to wait for */
     uint32_t resource_pool_blocks; /* blocks, and the minimum that one job needs */
     uint32_t resource_pool_minimum;
 };
@@ -74,11 +76,13 @@ struct forest_plan {
 void forest_plan(const struct geometry *geometry, const struct forest_options *options,
                  struct forest_plan *plan);
 
+/* Room that each team's queue must have (workers_start). Any thread. */
+uint32_t forest_queue_capacity(const struct geometry *geometry, uint32_t read_slot_count);
+
 /* Writes a new, empty data file: superblock, journal, first chunk. `progress` may be NULL. */
 MUST_CHECK enum status forest_format(struct io *io, const struct geometry *geometry,
                                      const uint8_t file_id[16], uint64_t journal_seed,
-                                     void (*progress)(uint64_t done, uint64_t total,
-                                                      void *context),
+                                     void (*progress)(uint64_t done, uint64_t total, void *context),
                                      void *context);
 
 /* Reads the superblock and takes all memory. NULL with *status: as superblock_open, NO_MEMORY.
@@ -95,22 +99,24 @@ struct forest_open_report {
     uint64_t requests_replayed;
     uint64_t events_replayed;
     uint64_t replay_bytes;
-    bool torn_tail;      /* an unfinished last entry was dropped */
+    bool torn_tail; /* an unfinished last entry was dropped */
     uint8_t copies_repaired;
-    uint64_t open_ns;    /* manifest, trees */
-    uint64_t replay_ns;  /* journal */
+    uint64_t open_ns;   /* manifest, trees */
+    uint64_t replay_ns; /* journal */
 };
 typedef void forest_on_open(void *context, enum status status,
                             const struct forest_open_report *report, const char *reason);
-/* Recovers: manifest log, trees, journal. The callback comes from a later forest_tick. STATUS_CORRUPT with
- * a reason that names zone, tree and address. */
+/* Recovers: manifest log, trees, journal. The callback comes from a later forest_tick.
+ * STATUS_CORRUPT with a reason that names zone, tree and address. */
 void forest_open(struct forest *forest, forest_on_open *callback, void *context);
 
 /* Does whatever can be done now; returns whether anything was. The loop:
- *   seen = doorbell_count(bell); while (forest_tick(forest)) {} ; doorbell_wait(bell, seen, ...). */
+ *   seen = doorbell_count(bell); while (forest_tick(forest)) {} ; doorbell_wait(bell, seen, ...).
+ */
 bool forest_tick(struct forest *forest);
 
-/* ---- Writing ----------------------------------------------------------------------------------- */
+/* ---- Writing -----------------------------------------------------------------------------------
+ */
 
 enum forest_admission {
     FOREST_ADDED,   /* on_committed will be called with `context` */
@@ -127,36 +133,37 @@ bool forest_is_idle(const struct forest *forest);
 /* When idle: one step of what nobody asked for but is owed (compaction debt, dropped grooves), as a
  * journaled request. False: nothing is owed, or not idle. */
 bool forest_pay_debt(struct forest *forest);
-/* When idle: seals the journal, so that its last entry is provably whole. Nothing to do if it is sealed already.
- * A clean stop calls it, then ticks until forest_is_idle. */
+/* When idle: seals the journal, so that its last entry is provably whole. Nothing to do if it is
+ * sealed already. A clean stop calls it, then ticks until forest_is_idle. */
 void forest_seal(struct forest *forest);
 
-/* ---- Reading ----------------------------------------------------------------------------------- */
+/* ---- Reading -----------------------------------------------------------------------------------
+ */
 
 enum read_kind { READ_KIND_LOOKUP = 1, READ_KIND_QUERY, READ_KIND_COUNT };
 
 /* One read. Acquired from a fixed set, filled in by the caller, given back after `done`. */
 struct read_request {
-    struct job job;           /* private */
-    struct forest *forest;    /* private */
-    struct version *version;  /* private */
-    struct read_scratch *scratch; /* private */
+    struct job job;                 /* private */
+    struct forest *forest;          /* private */
+    struct version *version;        /* private */
+    struct read_scratch *scratch;   /* private */
     struct read_request *free_next; /* private */
 
     enum read_kind kind;
     uint32_t groove_id;
-    uint32_t index;        /* position in the schema; READ_INDEX_NONE: whole groove (COUNT) */
-    uint32_t limit;        /* objects; 0 = as many as fit */
-    const uint8_t *input;  /* LOOKUP: ids, 16 bytes each; QUERY, COUNT: values as
-                            * schema_index_prefix takes them. Lent until done. */
+    uint32_t index;       /* position in the schema; READ_INDEX_NONE: whole groove (COUNT) */
+    uint32_t limit;       /* objects; 0 = as many as fit */
+    const uint8_t *input; /* LOOKUP: ids, 16 bytes each; QUERY, COUNT: values as
+                           * schema_index_prefix takes them. Lent until done. */
     uint32_t input_size;
 
     /* Set before done. */
     enum request_result result;
-    uint64_t commit;        /* the read saw exactly the state after this commit */
-    uint64_t count;         /* COUNT: objects; else objects in reply */
+    uint64_t commit; /* the read saw exactly the state after this commit */
+    uint64_t count;  /* COUNT: objects; else objects in reply */
     uint32_t object_size;
-    uint8_t *reply;         /* object images, one behind another; owned by the request */
+    uint8_t *reply; /* object images, one behind another; owned by the request */
     uint32_t reply_size;
     uint32_t reply_capacity; /* bytes: batch_size_max, at least one block */
 
@@ -173,12 +180,13 @@ void forest_read_release(struct forest *forest, struct read_request *request);
  * batch. */
 void forest_read_submit(struct forest *forest, struct read_request *request);
 
-/* ---- Looking ----------------------------------------------------------------------------------- */
+/* ---- Looking -----------------------------------------------------------------------------------
+ */
 
 struct forest_groove_info {
     uint32_t groove_id;
     bool dropping;
-    uint64_t object_count; /* as of the last durable commit */
+    uint64_t object_count;              /* as of the last durable commit */
     const struct groove_schema *schema; /* valid until the next forest_tick */
 };
 /* The grooves of the catalog as executed so far. Returns how many there are; fills up to `max`. */
@@ -206,7 +214,8 @@ struct forest_stats {
 };
 void forest_stats(struct forest *forest, struct forest_stats *stats);
 
-/* ---- Offline ----------------------------------------------------------------------------------- */
+/* ---- Offline -----------------------------------------------------------------------------------
+ */
 
 struct verify_report {
     uint64_t blocks_checked, tables_checked, values_checked, grooves, journal_entries;
@@ -215,11 +224,10 @@ struct verify_report {
     uint64_t checkpoint_op;
     uint64_t problems;
 };
-/* Walks everything reachable from the superblock of `io`: checksums, order, counts, filters, free set
- * = complement of what is reachable, manifest log against its own chronological replay, indexes
+/* Walks everything reachable from the superblock of `io`: checksums, order, counts, filters, free
+ * set = complement of what is reachable, manifest log against its own chronological replay, indexes
  * against objects. `problem(text)` is called for each thing wrong; `progress` may be NULL. */
 MUST_CHECK enum status forest_verify(struct io *io,
                                      void (*problem)(void *context, const char *text),
-                                     void (*progress)(uint64_t done, uint64_t total,
-                                                      void *context),
+                                     void (*progress)(uint64_t done, uint64_t total, void *context),
                                      void *context, struct verify_report *report);

@@ -79,7 +79,8 @@ static void change_indexes(struct groove_write *write, const uint8_t *before, co
         const uint32_t key_size = schema->indexes[i].prefix_size + 8u;
         uint8_t key_before[KEY_SIZE_MAX];
         uint8_t key_after[KEY_SIZE_MAX];
-        const bool had = before != NULL && schema_index_key(schema, i, before, timestamp, key_before);
+        const bool had =
+            before != NULL && schema_index_key(schema, i, before, timestamp, key_before);
         const bool has = after != NULL && schema_index_key(schema, i, after, timestamp, key_after);
         if (had && has && memcmp(key_before, key_after, key_size) == 0) {
             continue;

@@ -2,8 +2,8 @@
  *
  * The prefetch has found out what there is to know of every id of the batch, so nothing here does
  * I/O or fails: an event either applies or gets a result code. New values gather in one buffer per
- * tree, in time order; at the end each buffer is sorted, newest wins, and becomes a run of its tree.
- * An index changes only by difference: an entry is removed and put only if the key changed.
+ * tree, in time order; at the end each buffer is sorted, newest wins, and becomes a run of its
+ * tree. An index changes only by difference: an entry is removed and put only if the key changed.
  *
  * Forest thread only. */
 #pragma once
@@ -20,8 +20,8 @@ struct groove_entry {
     const uint8_t *object; /* stored value, if exists and wanted; else NULL */
     uint64_t timestamp;    /* if exists */
     bool exists;
-    bool wants_object;     /* some event of the batch changes or removes it */
-    bool damaged;          /* a block it depends on is damaged */
+    bool wants_object; /* some event of the batch changes or removes it */
+    bool damaged;      /* a block it depends on is damaged */
 };
 
 struct groove_write {

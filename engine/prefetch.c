@@ -45,10 +45,10 @@ enum status prefetch_init(struct prefetch *prefetch, const struct geometry *geom
         .objects_size = objects_size_of(geometry),
         .spares = memory_acquire(spares_size_of(geometry)),
     };
-    if (prefetch->items == NULL || prefetch->items_scratch == NULL ||
-        prefetch->id_values == NULL || prefetch->outcomes == NULL ||
-        prefetch->object_keys == NULL || prefetch->object_keys_scratch == NULL ||
-        prefetch->objects == NULL || prefetch->spares == NULL) {
+    if (prefetch->items == NULL || prefetch->items_scratch == NULL || prefetch->id_values == NULL ||
+        prefetch->outcomes == NULL || prefetch->object_keys == NULL ||
+        prefetch->object_keys_scratch == NULL || prefetch->objects == NULL ||
+        prefetch->spares == NULL) {
         prefetch_deinit(prefetch);
         return STATUS_NO_MEMORY;
     }
@@ -73,7 +73,8 @@ void prefetch_deinit(struct prefetch *prefetch)
     *prefetch = (struct prefetch){0};
 }
 
-/* ---- On a reader ------------------------------------------------------------------------------- */
+/* ---- On a reader -------------------------------------------------------------------------------
+ */
 
 static void lookup_begin(const struct prefetch_slice *slice, struct lookup *lookup,
                          const struct tree_version *tree)
@@ -146,8 +147,7 @@ static enum status find_objects(struct prefetch_slice *slice)
     const enum status status = lookup_run(&lookup, false);
     slice->bad_address = lookup.bad_address != 0 ? lookup.bad_address : slice->bad_address;
     for (uint32_t i = 0; status == STATUS_OK && i < count; i++) {
-        struct groove_entry *entry =
-            &entries[load_u64_be(keys + (size_t)i * OBJECT_KEY_SIZE + 8)];
+        struct groove_entry *entry = &entries[load_u64_be(keys + (size_t)i * OBJECT_KEY_SIZE + 8)];
         /* An id without its object is damage, too: they are written together. */
         entry->damaged = outcomes[i] != LOOKUP_FOUND;
         entry->object = slice->objects + (size_t)i * object_size;
@@ -169,11 +169,11 @@ static void slice_run(struct job *job)
     }
 }
 
-/* ---- On the forest thread ---------------------------------------------------------------------- */
+/* ---- On the forest thread ----------------------------------------------------------------------
+ */
 
 /* Sorts the events of a group by id; one entry per id, which every event of that id points to. */
-static void build_entries(struct prefetch *prefetch, struct batch_group *group,
-                          uint8_t group_index)
+static void build_entries(struct prefetch *prefetch, struct batch_group *group, uint8_t group_index)
 {
     struct batch *batch = prefetch->batch;
     uint8_t *items = prefetch->items + (size_t)group->item_first * ITEM_SIZE;
@@ -214,7 +214,8 @@ static void add_slices(struct prefetch *prefetch, const struct batch_group *grou
     assert(groove != NULL); /* The catalog and the newest version agree. */
     const uint32_t object_size = groove->schema->schema.object_size;
     const uint64_t wanted = div_ceil(group->entry_count, PREFETCH_SLICE_KEYS_MIN);
-    const uint64_t teams = prefetch->readers->thread_count > 0 ? prefetch->readers->thread_count : 1;
+    const uint64_t teams =
+        prefetch->readers->thread_count > 0 ? prefetch->readers->thread_count : 1;
     const uint64_t slice_count = min_u64(min_u64(wanted, teams), slices_free);
     const uint32_t keys_per_slice = (uint32_t)div_ceil(group->entry_count, slice_count);
     for (uint32_t first = 0; first < group->entry_count; first += keys_per_slice) {

@@ -25,8 +25,8 @@ struct prefetch_slice {
     const struct groove_version *groove;
     uint32_t entry_first; /* absolute index into batch.entries and the arrays below */
     uint32_t entry_count;
-    uint8_t *objects;     /* where this slice's old objects go */
-    uint8_t *spare;       /* [3 * block_size] */
+    uint8_t *objects; /* where this slice's old objects go */
+    uint8_t *spare;   /* [3 * block_size] */
     enum status status;
     uint64_t bad_address;
 };
@@ -45,9 +45,9 @@ struct prefetch {
     uint8_t *outcomes;      /* [batch_event_max] */
     uint8_t *object_keys;   /* [batch_event_max * 16] (timestamp, entry) to sort */
     uint8_t *object_keys_scratch;
-    uint8_t *objects;       /* [objects_size] */
+    uint8_t *objects; /* [objects_size] */
     uint64_t objects_size;
-    uint8_t *spares;        /* [PREFETCH_SLICE_MAX * 3 * block_size] */
+    uint8_t *spares; /* [PREFETCH_SLICE_MAX * 3 * block_size] */
     struct prefetch_slice slices[PREFETCH_SLICE_MAX];
     uint32_t slice_count;
     _Atomic uint32_t slices_left; /* release by readers, acquire by prefetch_done */
@@ -61,8 +61,7 @@ MUST_CHECK enum status prefetch_init(struct prefetch *prefetch, const struct geo
 void prefetch_deinit(struct prefetch *prefetch);
 
 /* `batch` is resolved; `version` is the newest, pinned by the caller until done. */
-void prefetch_submit(struct prefetch *prefetch, struct batch *batch,
-                     const struct version *version);
+void prefetch_submit(struct prefetch *prefetch, struct batch *batch, const struct version *version);
 /* True once everything is known: then batch.entries is complete, and damaged entries are marked.
  * STATUS_IO through *status: reading failed. */
 bool prefetch_done(struct prefetch *prefetch, enum status *status, uint64_t *bad_address);

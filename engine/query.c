@@ -314,14 +314,13 @@ static enum status gather_timestamps(struct query *query, uint32_t max, uint32_t
     return STATUS_OK;
 }
 
-/* Takes the fetched objects that match: counts them and, for QUERY, appends their images until
- * there are `wanted`. */
-static enum status take_matches(struct query *query, uint32_t count, uint64_t wanted)
+/* Counts those of the fetched objects that match and, for QUERY, appends their images. */
+static enum status take_matches(struct query *query, uint32_t count)
 {
     struct read_request *request = query->request;
     const uint32_t object_size = query->schema->object_size;
     const bool exact = query->schema->indexes[request->index].exact;
-    for (uint32_t i = 0; i < count && request->count < wanted; i++) {
+    for (uint32_t i = 0; i < count; i++) {
         if (query->scratch->outcomes[i] != LOOKUP_FOUND) {
             return refuse_contradiction(query,
                                         load_u64_be(query->scratch->timestamps[i].timestamp));
@@ -352,7 +351,7 @@ static enum status take_objects(struct query *query, uint64_t wanted)
             status = fetch_objects(query, 0, count);
         }
         if (status == STATUS_OK) {
-            status = take_matches(query, count, wanted);
+            status = take_matches(query, count);
         }
         if (status != STATUS_OK || request->result != REQUEST_RESULT_OK || count < max) {
             return status;

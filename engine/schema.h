@@ -64,8 +64,8 @@ static_assert(sizeof(struct field_spec) == 40, "on disk and on the wire");
 
 struct index_spec {
     char name[NAME_SIZE];
-    uint8_t field_count; /* 1..INDEX_FIELD_COUNT_MAX */
-    uint8_t flags;       /* enum index_flag */
+    uint8_t field_count;                   /* 1..INDEX_FIELD_COUNT_MAX */
+    uint8_t flags;                         /* enum index_flag */
     uint8_t fields[INDEX_FIELD_COUNT_MAX]; /* positions in groove_spec.fields; unused: 0 */
     uint8_t zero[2];
 };
@@ -101,9 +101,8 @@ struct groove_schema {
 };
 
 /* Checks and derives. STATUS_INVALID: `reason` (size bytes) says what is wrong and what to do. */
-MUST_CHECK enum status schema_build(const struct geometry *geometry,
-                                    const struct groove_spec *spec, struct groove_schema *schema,
-                                    char *reason, size_t reason_size);
+MUST_CHECK enum status schema_build(const struct geometry *geometry, const struct groove_spec *spec,
+                                    struct groove_schema *schema, char *reason, size_t reason_size);
 
 /* Position of the field or index with this name, or -1. */
 int schema_field(const struct groove_schema *schema, const char *name);
@@ -126,8 +125,8 @@ void schema_index_prefix(const struct groove_schema *schema, uint32_t index, con
                          uint8_t *prefix);
 uint32_t schema_index_values_size(const struct groove_schema *schema, uint32_t index);
 /* Whether the image's fields of this index equal `values` (the recheck of an inexact index). */
-bool schema_index_matches(const struct groove_schema *schema, uint32_t index,
-                          const uint8_t *image, const uint8_t *values);
+bool schema_index_matches(const struct groove_schema *schema, uint32_t index, const uint8_t *image,
+                          const uint8_t *values);
 
 /* Whether field bytes are acceptable: bool 0 or 1, text UTF-8 with only zeros behind its end,
  * padding zero. */

@@ -1,9 +1,9 @@
 /* The forest after one commit, frozen: every read runs on one of these.
  *
- * A version is made by the forest thread after each batch has executed, and published when the batch
- * is durable. Readers pin the published one (under the mutex), use it, unpin it. Everything in it is
- * immutable; what it references is returned by the forest thread once nobody pins it and it is no
- * longer the newest. */
+ * A version is made by the forest thread after each batch has executed, and published when the
+ * batch is durable. Readers pin the published one (under the mutex), use it, unpin it. Everything
+ * in it is immutable; what it references is returned by the forest thread once nobody pins it and
+ * it is no longer the newest. */
 #pragma once
 
 #include <stdbool.h>
@@ -34,11 +34,12 @@ struct groove_version {
 };
 
 struct version {
-    uint32_t pin_count; /* guarded by version_set.mutex */
+    uint32_t pin_count;   /* guarded by version_set.mutex */
     struct version *next; /* live versions, oldest first; forest thread */
     uint64_t commit;
     uint64_t timestamp;
-    uint64_t horizon;   /* joins done when it was made: a misfit of a block read under a newer horizon is reuse, not damage */
+    uint64_t horizon; /* joins done when it was made: a misfit of a block read under a newer horizon
+                         is reuse, not damage */
     uint32_t groove_count;
     struct groove_version *grooves; /* [groove_count], by groove id; dropping ones are not listed */
 };
@@ -48,14 +49,14 @@ const struct groove_version *version_groove(const struct version *version, uint3
 
 /* All versions. The forest thread makes, publishes and collects; any thread pins and unpins. */
 struct version_set {
-    struct mutex mutex;         /* LOCK_RANK_VERSION: pin counts and `published` */
-    struct doorbell *doorbell;  /* rung when the last pin of an old version goes */
-    struct version *published;  /* newest durable one */
-    struct version *oldest;     /* live versions; forest thread */
+    struct mutex mutex;        /* LOCK_RANK_VERSION: pin counts and `published` */
+    struct doorbell *doorbell; /* rung when the last pin of an old version goes */
+    struct version *published; /* newest durable one */
+    struct version *oldest;    /* live versions; forest thread */
     struct version *newest;
     struct version *free;
     uint32_t free_count;
-    struct version *versions;   /* [VERSION_COUNT_MAX] */
+    struct version *versions;       /* [VERSION_COUNT_MAX] */
     struct groove_version *grooves; /* [VERSION_COUNT_MAX * groove_max] */
     uint32_t groove_max;
 };

@@ -11,13 +11,13 @@
 struct table_stream {
     const struct table_info *tables;
     uint32_t table_count;
-    uint32_t table_index;    /* next table to open */
+    uint32_t table_index; /* next table to open */
     uint8_t *index_block;
     struct table_index index;
-    bool open;               /* index is that of tables[table_index - 1] */
-    uint32_t block_index;    /* next value block of the open table */
+    bool open;            /* index is that of tables[table_index - 1] */
+    uint32_t block_index; /* next value block of the open table */
     uint8_t *window;
-    uint32_t window_count;   /* blocks in the window */
+    uint32_t window_count; /* blocks in the window */
     uint32_t window_used;
     struct values_cursor span;
     bool ended;
@@ -108,8 +108,7 @@ static enum status stream_open_table(struct compaction_job *job, struct table_st
     const struct table_info *table = &stream->tables[stream->table_index];
     /* A source that keeps its rest keeps its blocks: some are shared by both parts. */
     const bool release = !(table == &job->source && job->source_partial);
-    const enum status status =
-        index_open(job, table, release, stream->index_block, &stream->index);
+    const enum status status = index_open(job, table, release, stream->index_block, &stream->index);
     if (status != STATUS_OK) {
         return status;
     }
@@ -117,10 +116,11 @@ static enum status stream_open_table(struct compaction_job *job, struct table_st
     stream->open = true;
     stream->window_count = 0;
     stream->window_used = 0;
-    /* Values below key_min were merged down before (a partial source): skip whole blocks of them. */
-    const uint32_t first = job->shape.ops->key_lower_bound(
-        stream->index.first_keys, stream->index.value_block_count, job->shape.value_size,
-        table->key_min.bytes);
+    /* Values below key_min were merged down before (a partial source): skip whole blocks of them.
+     */
+    const uint32_t first =
+        job->shape.ops->key_lower_bound(stream->index.first_keys, stream->index.value_block_count,
+                                        job->shape.value_size, table->key_min.bytes);
     const bool starts_block =
         first < stream->index.value_block_count &&
         job->shape.ops->compare(stream->index.first_keys + (size_t)first * job->shape.key_size,
@@ -320,8 +320,7 @@ static uint32_t merge_spans(struct compaction_job *job, struct compaction_machin
     } else {
         struct values_cursor *only =
             merge.newer_count > 0 ? &machine->source.span : &machine->targets.span;
-        const uint32_t count =
-            (uint32_t)min_u64(capacity, merge.newer_count + merge.older_count);
+        const uint32_t count = (uint32_t)min_u64(capacity, merge.newer_count + merge.older_count);
         memcpy(output, only->next, (size_t)count * value_size);
         merge.output_count = count;
         merge.newer_used = merge.newer_count > 0 ? count : 0;
@@ -399,7 +398,8 @@ static void machine_begin(struct compaction_job *job)
     const size_t window_size = (size_t)compaction_window_blocks(job->geometry) * block_size;
     assert(5 * (size_t)block_size + scratch_size + sizeof *job->machine <= window_size);
 
-    struct compaction_machine *machine = (struct compaction_machine *)(void *)(scratch + scratch_size);
+    struct compaction_machine *machine =
+        (struct compaction_machine *)(void *)(scratch + scratch_size);
     memset(machine, 0, sizeof *machine);
     job->machine = machine;
     machine->source.tables = &job->source;
@@ -413,9 +413,9 @@ static void machine_begin(struct compaction_job *job)
     if (job->from_memory) {
         memory_begin(job, &machine->memory);
     }
-    table_builder_init(&machine->builder, job->geometry, job->grid, &job->shape,
-                       &job->reservation, job->op, job->loan[0],
-                       compaction_window_blocks(job->geometry), builder_blocks, scratch);
+    table_builder_init(&machine->builder, job->geometry, job->grid, &job->shape, &job->reservation,
+                       job->op, job->loan[0], compaction_window_blocks(job->geometry),
+                       builder_blocks, scratch);
 }
 
 static void finish(struct compaction_job *job, enum status status)

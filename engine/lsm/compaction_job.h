@@ -2,12 +2,12 @@
  * level below that overlap it. Runs on a worker, or in slices on the forest thread.
  *
  *   source A --+
- *              +--> merge --> [drop tombstones] --> table_builder --> new tables of the target level
- *   targets B -+
+ *              +--> merge --> [drop tombstones] --> table_builder --> new tables of the target
+ * level targets B -+
  *
- * The forest thread fills in the plan (copies of everything), the job touches nothing shared: blocks
- * are read past the cache, output addresses come from its own reservation, memory from one loan of
- * the resource pool. The results are read after `state` says DONE (acquire).
+ * The forest thread fills in the plan (copies of everything), the job touches nothing shared:
+ * blocks are read past the cache, output addresses come from its own reservation, memory from one
+ * loan of the resource pool. The results are read after `state` says DONE (acquire).
  *
  * The same code, resumable: compaction_job_advance does at least the bytes it is asked for. */
 #pragma once
@@ -53,23 +53,23 @@ struct compaction_job {
     enum compaction_kind kind;
     uint8_t level_target;
     bool drop_tombstones;
-    bool from_memory;        /* source is `runs`, else `source` */
-    bool source_partial;     /* stop before key source_end; the rest stays where it is */
+    bool from_memory;    /* source is `runs`, else `source` */
+    bool source_partial; /* stop before key source_end; the rest stays where it is */
     struct key source_end;
     struct run *runs[TABLE_MEMORY_RUN_MAX]; /* newest first; lent by the tree */
     uint32_t run_count;
     struct table_info source;
     struct table_info targets[COMPACTION_TARGET_MAX];
     uint32_t target_count;
-    uint64_t op;             /* goes into the blocks written */
-    uint64_t bytes_total;    /* of input values */
+    uint64_t op;          /* goes into the blocks written */
+    uint64_t bytes_total; /* of input values */
     struct reservation reservation;
-    uint64_t *released;      /* [released_max] where to list the input blocks that go free */
+    uint64_t *released; /* [released_max] where to list the input blocks that go free */
     uint32_t released_max;
 
     /* Progress. */
     _Atomic uint64_t bytes_done;
-    _Atomic uint32_t state;  /* enum compaction_state; DONE is a release store */
+    _Atomic uint32_t state; /* enum compaction_state; DONE is a release store */
 
     /* Results. */
     enum status status;
@@ -77,9 +77,9 @@ struct compaction_job {
     struct table_info outputs[COMPACTION_OUTPUT_MAX];
     uint32_t output_count;
     uint32_t released_count;
-    uint64_t source_values_used;     /* with source_partial */
+    uint64_t source_values_used; /* with source_partial */
     uint64_t source_tombstones_used;
-    struct key source_next;          /* first key that stays; with source_partial */
+    struct key source_next; /* first key that stays; with source_partial */
 
     struct compaction_machine *machine; /* lives in the loan while running */
     uint8_t *loan[COMPACTION_LOAN_COUNT];

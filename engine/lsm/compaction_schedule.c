@@ -22,7 +22,8 @@ uint32_t compaction_job_count_max(uint32_t tree_count)
 
 uint64_t compaction_released_max(const struct geometry *geometry)
 {
-    /* Per job: a source and its targets, each at most as many blocks as an index block addresses. */
+    /* Per job: a source and its targets, each at most as many blocks as an index block addresses.
+     */
     const uint64_t table_max = (geometry->block_size - BLOCK_HEADER_SIZE) / 24;
     return (uint64_t)compaction_job_count_max(geometry->tree_count_max) *
            (1 + COMPACTION_TARGET_MAX) * table_max;
@@ -69,7 +70,8 @@ void compaction_schedule_deinit(struct compaction_schedule *schedule)
     *schedule = (struct compaction_schedule){0};
 }
 
-/* ---- Choosing ---------------------------------------------------------------------------------- */
+/* ---- Choosing ----------------------------------------------------------------------------------
+ */
 
 /* The table of `level` that goes down in this half-bar, or NULL: at the level's limit the one with
  * the least overlap; below it, the first with too many tombstones. */
@@ -93,7 +95,8 @@ static const struct table_info *choose_source(const struct tree *tree, uint32_t 
     }
 }
 
-/* Whether no level below `level` holds a key of [min, max]: a tombstone has nothing left to hide. */
+/* Whether no level below `level` holds a key of [min, max]: a tombstone has nothing left to hide.
+ */
 static bool nothing_below(const struct tree *tree, uint32_t level, const struct key *min,
                           const struct key *max)
 {
@@ -177,8 +180,8 @@ static bool job_reserve(struct compaction_schedule *schedule, struct compaction_
                             &job->reservation);
 }
 
-/* A small table left alone at the end of level 0 would stay small for ever in a tree whose keys only
- * grow: merge with the neighbour while both are less than half a table. */
+/* A small table left alone at the end of level 0 would stay small for ever in a tree whose keys
+ * only grow: merge with the neighbour while both are less than half a table. */
 static void add_small_neighbour(struct compaction_job *job, const struct tree *tree,
                                 const struct key *min, uint64_t source_values)
 {
@@ -188,7 +191,8 @@ static void add_small_neighbour(struct compaction_job *job, const struct tree *t
          manifest_level_at(level, position) != NULL;
          position = manifest_level_next(level, position)) { /* At most 9 tables. */
         const struct table_info *table = manifest_level_at(level, position);
-        if (tree->shape.ops->compare(table->key_max.bytes, min->bytes, tree->shape.value_size) < 0) {
+        if (tree->shape.ops->compare(table->key_max.bytes, min->bytes, tree->shape.value_size) <
+            0) {
             before = table;
         }
     }
@@ -381,15 +385,13 @@ bool compaction_progress(struct compaction_schedule *schedule, uint32_t numerato
 {
     assert(schedule->active);
     assert(numerator <= denominator);
-    const uint64_t target =
-        (uint64_t)((u128)schedule->bytes_total * numerator / denominator);
+    const uint64_t target = (uint64_t)((u128)schedule->bytes_total * numerator / denominator);
     uint64_t done = 0;
     for (uint32_t i = 0; i < schedule->job_count; i++) {
         struct compaction_job *job = &schedule->jobs[i];
         if (schedule->workers->thread_count == 0 && !compaction_job_done(job) &&
             (done < target || numerator == denominator)) {
-            compaction_job_advance(job,
-                                   numerator == denominator ? UINT64_MAX : target - done);
+            compaction_job_advance(job, numerator == denominator ? UINT64_MAX : target - done);
         }
         done += atomic_load_explicit(&job->bytes_done, memory_order_relaxed);
     }
@@ -402,7 +404,8 @@ bool compaction_progress(struct compaction_schedule *schedule, uint32_t numerato
            (numerator < denominator && done >= target);
 }
 
-/* ---- Joining ----------------------------------------------------------------------------------- */
+/* ---- Joining -----------------------------------------------------------------------------------
+ */
 
 static void remove_table(struct compaction_schedule *schedule, struct tree *tree,
                          const struct table_info *table)
@@ -448,8 +451,7 @@ static void join(struct compaction_schedule *schedule, struct compaction_job *jo
         /* One update at the new level, never remove and insert: replayed backwards, the table is
          * where it was last. */
         struct table_info moved = job->source;
-        tree_remove_table(tree, schedule->arena, schedule->nodes, schedule->versions,
-                          &job->source);
+        tree_remove_table(tree, schedule->arena, schedule->nodes, schedule->versions, &job->source);
         moved.level = job->level_target;
         insert_table(schedule, tree, &moved, MANIFEST_EVENT_UPDATE);
         schedule->moved_count += 1;
@@ -500,7 +502,21 @@ enum status compaction_half_bar_complete(struct compaction_schedule *schedule,
     return STATUS_OK;
 }
 
-/* ---- Estimates --------------------------------------------------------------------------------- */
+void compaction_half_bar_cancel(struct compaction_schedule *schedule)
+{
+    assert(schedule->active);
+    for (uint32_t i = 0; i < schedule->job_count; i++) {
+        struct compaction_job *job = &schedule->jobs[i];
+        schedule->job_trees[i]->flushing = false;
+        if (job->kind != COMPACTION_KIND_MOVE) {
+            free_set_forfeit(schedule->free_set, &job->reservation);
+        }
+    }
+    schedule->active = false;
+}
+
+/* ---- Estimates ---------------------------------------------------------------------------------
+ */
 
 uint64_t compaction_debt(const struct compaction_schedule *schedule)
 {
@@ -510,8 +526,7 @@ uint64_t compaction_debt(const struct compaction_schedule *schedule)
         if (!tree->used) {
             continue;
         }
-        const uint64_t table_size =
-            (uint64_t)tree->shape.value_count_max * tree->shape.value_size;
+        const uint64_t table_size = (uint64_t)tree->shape.value_count_max * tree->shape.value_size;
         if (tree->dropping) {
             debt += tree_table_count(tree) * table_size;
             debt += (uint64_t)(tree->mutable_table.run_count + tree->immutable_table.run_count) *

@@ -5,10 +5,10 @@
  *
  * Parity is a correctness tool: no level is source and target in the same half-bar, so the level
  * bounds hold for the inputs as chosen. At the first beat of a half-bar the forest thread plans one
- * job per active (level, tree), in that order, with everything it needs, addresses included; workers
- * run ahead; a beat ends only when all jobs together have done their share of bytes; at the end of
- * the half-bar results are joined in plan order. So nothing that reaches the disk depends on how many
- * workers there are or how fast.
+ * job per active (level, tree), in that order, with everything it needs, addresses included;
+ * workers run ahead; a beat ends only when all jobs together have done their share of bytes; at the
+ * end of the half-bar results are joined in plan order. So nothing that reaches the disk depends on
+ * how many workers there are or how fast.
  *
  * Forest thread only. (Arithmetic after TigerBeetle's, with per-job reservations.) */
 #pragma once
@@ -27,27 +27,27 @@ struct compaction_schedule {
     struct grid *grid;
     struct free_set *free_set;
     struct manifest_log *manifest_log;
-    struct workers *workers;       /* 0 threads: the forest thread does the work in beats */
+    struct workers *workers; /* 0 threads: the forest thread does the work in beats */
     struct doorbell *doorbell;
     struct resource_pool resources;
     struct run_arena *arena;
     struct node_pool *nodes;
     struct tree_version_pool *versions;
-    struct tree *trees;            /* [tree_count] slots */
+    struct tree *trees; /* [tree_count] slots */
     uint32_t tree_count;
 
-    struct compaction_job *jobs;   /* [job_max], plan order */
-    struct tree **job_trees;       /* [job_max] */
+    struct compaction_job *jobs; /* [job_max], plan order */
+    struct tree **job_trees;     /* [job_max] */
     uint32_t job_max;
-    uint32_t job_count;            /* of this half-bar */
-    uint32_t jobs_finished;        /* prefix known to be done */
-    uint64_t *released;            /* [released_max] lists of the jobs, bump allocated */
+    uint32_t job_count;     /* of this half-bar */
+    uint32_t jobs_finished; /* prefix known to be done */
+    uint64_t *released;     /* [released_max] lists of the jobs, bump allocated */
     uint64_t released_max, released_used;
-    uint64_t bytes_total;          /* of this half-bar's jobs */
-    bool active;                   /* between commence and complete */
-    bool even;                     /* second half: even targets */
+    uint64_t bytes_total; /* of this half-bar's jobs */
+    bool active;          /* between commence and complete */
+    bool even;            /* second half: even targets */
 
-    uint64_t half_bar_count;       /* since open, for stat */
+    uint64_t half_bar_count; /* since open, for stat */
     uint64_t moved_count, merged_count;
 };
 
@@ -62,9 +62,10 @@ MUST_CHECK enum status compaction_schedule_init(struct compaction_schedule *sche
 /* Requires: not active. */
 void compaction_schedule_deinit(struct compaction_schedule *schedule);
 
-/* First beat of a half-bar: plans, reserves, submits. `op` is that of the half-bar's last beat + 1, from which
- * the outputs are visible. `trees` flagged absorbing keep their immutable table. False: the grid has
- * no blocks for the plan; nothing was submitted (the forest keeps enough in hand, so: asserted). */
+/* First beat of a half-bar: plans, reserves, submits. `op` is that of the half-bar's last beat + 1,
+ * from which the outputs are visible. `trees` flagged absorbing keep their immutable table. False:
+ * the grid has no blocks for the plan; nothing was submitted (the forest keeps enough in hand, so:
+ * asserted). */
 MUST_CHECK bool compaction_half_bar_commence(struct compaction_schedule *schedule, bool even,
                                              uint64_t op);
 
@@ -73,11 +74,15 @@ MUST_CHECK bool compaction_half_bar_commence(struct compaction_schedule *schedul
 bool compaction_progress(struct compaction_schedule *schedule, uint32_t numerator,
                          uint32_t denominator);
 
-/* Requires compaction_progress(1, 1). Joins in plan order: levels, manifest log, free set. STATUS_CORRUPT or
- * STATUS_IO with *bad_address: some job failed; nothing of the half-bar was joined, and compaction
- * must stop for good. */
+/* Requires compaction_progress(1, 1). Joins in plan order: levels, manifest log, free set.
+ * STATUS_CORRUPT or STATUS_IO with *bad_address: some job failed; nothing of the half-bar was
+ * joined, and compaction must stop for good. */
 MUST_CHECK enum status compaction_half_bar_complete(struct compaction_schedule *schedule,
                                                     uint64_t *bad_address, uint32_t *bad_tree_id);
+
+/* Instead of complete, when the forest is given up: nothing is joined. Requires
+ * compaction_progress(1, 1). */
+void compaction_half_bar_cancel(struct compaction_schedule *schedule);
 
 /* Bytes of merge work that the rules would plan if bars went on: 0 when settled. */
 uint64_t compaction_debt(const struct compaction_schedule *schedule);

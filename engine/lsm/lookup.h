@@ -1,6 +1,6 @@
-/* Finding many keys of one tree at once: the newest value of each, from memory runs down through the
- * levels. Keys sorted, so that each run and each block is passed over once. One thread; blocks come
- * through the cache; no allocation. */
+/* Finding many keys of one tree at once: the newest value of each, from memory runs down through
+ * the levels. Keys sorted, so that each run and each block is passed over once. One thread; blocks
+ * come through the cache; no allocation. */
 #pragma once
 
 #include <stdint.h>
@@ -20,14 +20,14 @@ struct lookup {
     const struct geometry *geometry;
     struct grid *grid;
     const struct tree_version *tree;
-    uint8_t *spare;       /* [3 * block_size], aligned, borrowed */
+    uint8_t *spare; /* [3 * block_size], aligned, borrowed */
 
-    const uint8_t *keys;  /* [key_count] keys, key_stride apart, ascending (equal ones allowed) */
+    const uint8_t *keys; /* [key_count] keys, key_stride apart, ascending (equal ones allowed) */
     uint32_t key_stride;
     uint32_t key_count;
-    uint8_t *values;      /* [key_count] values, value_stride apart: written where FOUND */
+    uint8_t *values; /* [key_count] values, value_stride apart: written where FOUND */
     uint32_t value_stride;
-    uint8_t *outcomes;    /* [key_count] enum lookup_outcome, written */
+    uint8_t *outcomes; /* [key_count] enum lookup_outcome, written */
 
     uint64_t bad_address; /* last damaged block met, 0 = none */
 };

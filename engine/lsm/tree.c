@@ -17,7 +17,8 @@ enum status tree_version_pool_init(struct tree_version_pool *pool, uint32_t tree
     };
     pool->trees = memory_acquire((size_t)tree_count * sizeof *pool->trees);
     pool->manifests = memory_acquire((size_t)manifest_count * sizeof *pool->manifests);
-    pool->nodes = memory_acquire((size_t)manifest_count * node_max * sizeof(struct manifest_node *));
+    pool->nodes =
+        memory_acquire((size_t)manifest_count * node_max * sizeof(struct manifest_node *));
     if (pool->trees == NULL || pool->manifests == NULL || pool->nodes == NULL) {
         tree_version_pool_deinit(pool);
         return STATUS_NO_MEMORY;
@@ -240,7 +241,8 @@ bool tree_is_empty(const struct tree *tree)
 
 static void version_append_runs(struct tree_version *version, const struct table_memory *table)
 {
-    for (uint32_t i = table->run_count; i > 0; i--) { /* Stored oldest first; wanted newest first. */
+    for (uint32_t i = table->run_count; i > 0;
+         i--) { /* Stored oldest first; wanted newest first. */
         struct run *run = table->runs[i - 1];
         run_reference(run);
         version->runs[version->run_count] = run;

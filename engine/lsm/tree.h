@@ -1,6 +1,7 @@
 /* One tree: a mutable and an immutable table in memory over seven levels of tables on disk.
  *
- *   mutable  --swap at the end of a bar-->  immutable  --second half-bar-->  level 0 -> ... -> level 6
+ *   mutable  --swap at the end of a bar-->  immutable  --second half-bar-->  level 0 -> ... ->
+ * level 6
  *
  * Newer is higher up: a key's newest value is in the first of these that has it. Everything here
  * belongs to the forest thread; readers see tree_versions. */
@@ -17,8 +18,8 @@
 #include "pool/status.h"
 
 struct tree {
-    bool used;     /* slot taken */
-    bool dropping; /* its groove was dropped: only gives space back */
+    bool used;      /* slot taken */
+    bool dropping;  /* its groove was dropped: only gives space back */
     bool absorbing; /* this bar: the immutable table stays and takes the mutable one at the swap */
     bool flushing;  /* this half-bar: a job is writing the immutable table */
     struct tree_shape shape;
@@ -27,7 +28,7 @@ struct tree {
     struct table_memory mutable_table;
     struct table_memory immutable_table;
     struct manifest_level levels[LEVEL_COUNT];
-    struct manifest_node **level_nodes; /* [LEVEL_COUNT * node_max], memory of the levels */
+    struct manifest_node **level_nodes;  /* [LEVEL_COUNT * node_max], memory of the levels */
     uint32_t tombstone_due[LEVEL_COUNT]; /* tables of the level with more than 25 % tombstones */
 
     struct manifest_version *manifest_version; /* as the levels are now; NULL when they changed */
@@ -36,12 +37,12 @@ struct tree {
 
 /* Memory for the versions of all trees. */
 struct tree_version_pool {
-    struct tree_version *trees;     /* [tree_count] */
+    struct tree_version *trees; /* [tree_count] */
     struct tree_version *tree_free;
     uint32_t tree_count, tree_free_count;
     struct manifest_version *manifests; /* [manifest_count] */
     struct manifest_version *manifest_free;
-    struct manifest_node **nodes;   /* [manifest_count * node_max] */
+    struct manifest_node **nodes; /* [manifest_count * node_max] */
     uint32_t manifest_count, manifest_free_count;
     uint32_t node_max;
 };

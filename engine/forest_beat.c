@@ -1,0 +1,347 @@
+/* Ops: one op is one beat, a fixed amount of work, whatever the requests that carried it.
+ *
+ *   beat   0 ............ half-1 | half ............ bar-1 |
+ *          plan odd targets        decide: checkpoint?       swap memory tables
+ *                                  absorb?                   [checkpoint]
+ *                                  plan even targets
+ *                          join    ^                   join
+ *
+ * How far a bar has come is a function of the journal alone: the fullest of {entries in any tree's
+ * mutable table, entry bytes over all trees, journal bytes}. A batch may be worth several beats; it
+ * never spans a bar: the bar ends behind it, and the next starts empty. A beat completes when the
+ * half-bar's jobs have together done their share. */
+#include <assert.h>
+#include <string.h>
+
+#include "engine/forest_internal.h"
+#include "pool/base.h"
+#include "pool/log.h"
+
+/* ---- How far the bar has come ------------------------------------------------------------------
+ */
+
+static uint64_t share_of_bar(const struct forest *forest, uint64_t used, uint64_t max)
+{
+    const uint64_t beats = forest->geometry.bar_beats;
+    return min_u64((uint64_t)((u128)used * beats / max), beats);
+}
+
+static uint64_t tree_entries(const struct tree *tree)
+{
+    /* What will be absorbed at the swap must fit beside this bar's. */
+    return tree->mutable_table.value_count +
+           (tree->absorbing ? tree->immutable_table.value_count : 0);
+}
+
+static uint64_t absorbed_bytes(const struct forest *forest)
+{
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < forest->geometry.tree_count_max; i++) {
+        const struct tree *tree = &forest->trees[i];
+        if (tree->used && tree->absorbing) {
+            bytes += tree->immutable_table.value_count * tree->shape.value_size;
+        }
+    }
+    return bytes;
+}
+
+static uint64_t beats_due(const struct forest *forest)
+{
+    const struct geometry *geometry = &forest->geometry;
+    uint64_t due = share_of_bar(forest, forest->bar_journal_used, geometry->bar_journal_size);
+    due = max_u64(due, share_of_bar(forest, forest->bar_memory_used + absorbed_bytes(forest),
+                                    geometry->bar_memory_size));
+    for (uint32_t i = 0; i < geometry->tree_count_max; i++) {
+        const struct tree *tree = &forest->trees[i];
+        if (tree->used && !tree->dropping) {
+            due = max_u64(due, share_of_bar(forest, tree_entries(tree), tree->bar_value_max));
+        }
+    }
+    return due;
+}
+
+void forest_beats_count(struct forest *forest, uint64_t entry_size, uint64_t idle_beats)
+{
+    assert(forest->beats_owed == 0);
+    forest->bar_journal_used += entry_size;
+    forest->journal_since_checkpoint += entry_size;
+    const uint64_t due = max_u64(beats_due(forest), forest->beat + idle_beats);
+    const uint64_t bounded = min_u64(due, forest->geometry.bar_beats);
+    forest->beats_owed = bounded > forest->beat ? bounded - forest->beat : 0;
+}
+
+/* ---- Starting ----------------------------------------------------------------------------------
+ */
+
+/* Ops are numbered from 1: op n is complete when forest->op == n. */
+static uint64_t half_bar_last_op(const struct forest *forest)
+{
+    const uint32_t half = forest->geometry.bar_beats / 2;
+    return forest->op + half - forest->beat % half;
+}
+
+static void half_bar_commence(struct forest *forest, bool even)
+{
+    const bool planned =
+        compaction_half_bar_commence(&forest->schedule, even, half_bar_last_op(forest) + 1);
+    if (!planned) {
+        fatal(STATUS_NO_SPACE, "forest.no_blocks", "the grid has reached its limit of blocks",
+              "the file is full: restore it into one formatted with a higher limit");
+    }
+}
+
+void forest_bar_commence(struct forest *forest)
+{
+    assert(forest->beat == 0);
+    assert(forest->op % forest->geometry.bar_beats == 0);
+    /* What was dropped in the bar before gives up its tables from now on, not earlier: that bar may
+     * have to be replayed. */
+    for (struct catalog_groove *groove = catalog_after(&forest->catalog, 0); groove != NULL;
+         groove = catalog_after(&forest->catalog, groove->groove_id)) {
+        for (uint32_t i = 0; groove->dropping && i < groove->tree_count; i++) {
+            if (!groove->trees[i]->dropping) {
+                groove->trees[i]->dropping = true;
+                tree_clear_memory(groove->trees[i], &forest->arena, &forest->nodes,
+                                  &forest->tree_versions);
+            }
+        }
+    }
+    if (!forest->bar_replayed) {
+        half_bar_commence(forest, false);
+    }
+}
+
+/* A bar that brought little leaves its entries to the next one, in memory, instead of making tiny
+ * tables. Only while requests flow: debt that idle beats pay must reach the disk. */
+static void decide_absorption(struct forest *forest)
+{
+    uint64_t bytes = forest->bar_memory_used;
+    bool flowing = false;
+    for (uint32_t i = 0; i < forest->geometry.tree_count_max; i++) {
+        const struct tree *tree = &forest->trees[i];
+        if (tree->used) {
+            bytes += tree->immutable_table.value_count * tree->shape.value_size;
+            flowing |= tree->mutable_table.value_count > 0;
+        }
+    }
+    if (forest->bar_checkpoint || !flowing || bytes * 2 > forest->geometry.bar_memory_size) {
+        return;
+    }
+    bool absorbed = false;
+    for (uint32_t i = 0; i < forest->geometry.tree_count_max; i++) {
+        struct tree *tree = &forest->trees[i];
+        if (!tree->used || tree->dropping || tree->immutable_table.run_count == 0) {
+            continue;
+        }
+        const uint64_t entries =
+            tree->mutable_table.value_count + tree->immutable_table.value_count;
+        tree->absorbing = entries * 2 <= tree->bar_value_max;
+        absorbed |= tree->absorbing;
+    }
+    forest->absorbed_bars += absorbed;
+}
+
+static bool checkpoint_due(const struct forest *forest)
+{
+    return forest->journal_since_checkpoint >= forest->geometry.checkpoint_journal_size ||
+           forest->free_set.released_count > forest->free_set.acquired_count / 4 + 2048;
+}
+
+static void second_half_commence(struct forest *forest)
+{
+    if (forest->bar_replayed) {
+        return;
+    }
+    forest->bar_checkpoint = checkpoint_due(forest);
+    decide_absorption(forest);
+    half_bar_commence(forest, true);
+}
+
+/* ---- Space -------------------------------------------------------------------------------------
+ */
+
+static void space_measure(struct forest *forest)
+{
+    /* Two bars of merges, the manifest log's share of each half, trailers, and the words that
+     * reservations may leave partly used. */
+    const uint64_t jobs = compaction_job_count_max(forest->geometry.tree_count_max) / 8 + 8;
+    forest->space_needed = compaction_blocks_needed(&forest->schedule) +
+                           4ull * forest->manifest_log.half_bar_block_max + 64 * jobs + 64;
+    forest->space_grown = atomic_load(&forest->grid.block_count);
+    forest->space_hand = free_set_count_free_below(&forest->free_set, forest->space_grown);
+}
+
+bool forest_space_ok(struct forest *forest)
+{
+    const uint64_t grown = atomic_load(&forest->grid.block_count);
+    forest->space_hand += grown - forest->space_grown;
+    forest->space_grown = grown;
+    const uint64_t wanted = forest->space_needed + forest->space_needed / 2;
+    if (forest->space_hand < wanted) {
+        const uint64_t missing = wanted - forest->space_hand;
+        if (grown + missing <= forest->geometry.block_count_max) {
+            grid_grow_ahead(&forest->grid, grown, missing);
+        }
+    }
+    if (forest->space_hand >= forest->space_needed) {
+        forest->full = false;
+        return true;
+    }
+    forest->full =
+        atomic_load(&forest->grid.grow_status) != STATUS_OK ||
+        grown + (forest->space_needed - forest->space_hand) > forest->geometry.block_count_max;
+    return false;
+}
+
+/* ---- Completing --------------------------------------------------------------------------------
+ */
+
+static bool beat_ready(struct forest *forest)
+{
+    const uint32_t half = forest->geometry.bar_beats / 2;
+    const bool last_of_half = (forest->beat + 1) % half == 0;
+    if (!forest->bar_replayed &&
+        !compaction_progress(&forest->schedule, forest->beat % half + 1, half)) {
+        return false;
+    }
+    if (last_of_half && !forest_manifest_write_ready(forest)) {
+        return false;
+    }
+    if (forest->beat == half - 1 && forest->join_owed && !forest_checkpoint_join_ready(forest)) {
+        return false;
+    }
+    return true;
+}
+
+static void damage(struct forest *forest, enum status status, uint64_t address, uint32_t tree_id)
+{
+    LOG_ERROR("forest.read_only", log_text("why", status_text(status)), log_u64("address", address),
+              log_u64("tree", tree_id),
+              log_text("do", "writes are refused, reads go on: run 'holt verify' on the file"));
+    forest->read_only = true;
+    forest->beats_owed = 0;
+    forest->progress = FOREST_PROGRESS_NONE;
+}
+
+static bool half_bar_complete(struct forest *forest, bool checkpoint)
+{
+    if (forest->bar_replayed) {
+        return true;
+    }
+    uint64_t bad_address = 0;
+    uint32_t bad_tree_id = 0;
+    enum status status =
+        compaction_half_bar_complete(&forest->schedule, &bad_address, &bad_tree_id);
+    if (status == STATUS_OK) {
+        status = manifest_log_half_bar_complete(&forest->manifest_log, checkpoint, &bad_address);
+    }
+    if (status != STATUS_OK) {
+        damage(forest, status, bad_address, bad_tree_id);
+        return false;
+    }
+    forest_manifest_write_submit(forest);
+    if (VERIFY) {
+        for (uint32_t i = 0; i < forest->geometry.tree_count_max; i++) {
+            const struct tree *tree = &forest->trees[i];
+            for (uint32_t level = 0; tree->used && level < LEVEL_COUNT; level++) {
+                for (struct manifest_position position = manifest_level_first(&tree->levels[level]);
+                     manifest_level_at(&tree->levels[level], position) != NULL;
+                     position = manifest_level_next(&tree->levels[level], position)) {
+                    assert(manifest_log_has_table(
+                        &forest->manifest_log,
+                        manifest_level_at(&tree->levels[level], position)->index.address));
+                }
+            }
+        }
+    }
+    return true;
+}
+
+static void bar_complete(struct forest *forest)
+{
+    for (uint32_t i = 0; i < forest->geometry.tree_count_max; i++) {
+        if (forest->trees[i].used) {
+            tree_swap(&forest->trees[i], &forest->arena, &forest->nodes, &forest->tree_versions);
+        }
+    }
+    forest->bar_journal_used = 0;
+    forest->bar_memory_used = 0;
+    if (forest->bar_replayed) {
+        /* As it was when this bar ended live, just after its checkpoint was encoded. */
+        forest->bar_replayed = false;
+        forest->journal_since_checkpoint = 0;
+        forest->join_owed = true;
+    } else if (forest->bar_checkpoint) {
+        forest->progress = FOREST_PROGRESS_CHECKPOINT;
+        forest_checkpoint_encode(forest);
+        forest->journal_since_checkpoint = 0;
+        forest->join_owed = true;
+    }
+    forest->bar_checkpoint = false;
+    forest->progress = FOREST_PROGRESS_COMPACT;
+    forest_bar_state_capture(forest);
+}
+
+static void beat_complete(struct forest *forest)
+{
+    const uint32_t half = forest->geometry.bar_beats / 2;
+    const bool last = forest->beat + 1 == forest->geometry.bar_beats;
+    forest->op += 1;
+    if (forest->beat + 1 == half) {
+        if (!half_bar_complete(forest, false)) {
+            return;
+        }
+        if (forest->join_owed) {
+            forest_checkpoint_join(forest);
+        }
+    } else if (last) {
+        if (!half_bar_complete(forest, forest->bar_checkpoint)) {
+            return;
+        }
+        bar_complete(forest);
+    }
+    if (forest->beat + 1 == half || last) {
+        space_measure(forest);
+        (void)forest_space_ok(forest);
+    }
+    forest->beats_owed -= 1;
+    forest->beat = last ? 0 : forest->beat + 1;
+    if (forest->beat == 0) {
+        forest_bar_commence(forest);
+    } else if (forest->beat == half) {
+        second_half_commence(forest);
+    }
+}
+
+static void wait_note(struct forest *forest, bool waiting)
+{
+    const uint64_t now = clock_monotonic_ns(forest->options.clock);
+    if (waiting) {
+        forest->beat_wait_since_ns =
+            forest->beat_wait_since_ns == 0 ? now : forest->beat_wait_since_ns;
+    } else if (forest->beat_wait_since_ns != 0) {
+        const uint64_t waited = now - forest->beat_wait_since_ns;
+        forest->beat_wait_ns_total += waited;
+        forest->beat_wait_ns_max = max_u64(forest->beat_wait_ns_max, waited);
+        forest->beat_wait_since_ns = 0;
+    }
+}
+
+bool forest_beat_tick(struct forest *forest)
+{
+    bool progressed = false;
+    while (forest->beats_owed > 0) {
+        forest->progress = FOREST_PROGRESS_COMPACT;
+        if (!beat_ready(forest)) {
+            wait_note(forest, true);
+            return progressed;
+        }
+        wait_note(forest, false);
+        beat_complete(forest);
+        progressed = true;
+    }
+    if (forest->progress == FOREST_PROGRESS_COMPACT) {
+        forest->progress = FOREST_PROGRESS_NONE;
+    }
+    return progressed;
+}

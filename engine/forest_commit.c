@@ -1,0 +1,505 @@
+/* The write path. The happy path of a batch:
+ *
+ * - Requests are checked and copied into the gathering batch.
+ * - When nothing is being prepared, and the journal is idle or the batch is large, it is resolved
+ *   against the catalog and its prefetch is submitted.
+ * - When everything is known, the batch before is durable, and its beats are paid: requests get
+ *   commit numbers and timestamps, the journal entry is submitted, and beside that write the batch
+ *   executes in memory: no I/O, no failure.
+ * - When the entry is durable, the version made after execution is published, and replies go out.
+ *
+ * What can go wrong does so before the journal: a request refused for damage, a full disk, or a
+ * store that is read-only never becomes part of the history. A failed journal write is fatal. */
+#include <assert.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "engine/forest_internal.h"
+#include "engine/object.h"
+#include "pool/base.h"
+#include "pool/log.h"
+
+/* ---- Versions ----------------------------------------------------------------------------------
+ */
+
+bool forest_version_room(struct forest *forest)
+{
+    return forest->versions.free_count > 0 &&
+           forest->tree_versions.tree_free_count >= forest->geometry.tree_count_max &&
+           forest->tree_versions.manifest_free_count >= forest->geometry.tree_count_max;
+}
+
+struct version *forest_version_make(struct forest *forest)
+{
+    struct version *version = version_add(&forest->versions);
+    version->commit = forest->commit_executed;
+    version->timestamp = forest->timestamp;
+    version->horizon = atomic_load(&forest->horizon);
+    for (struct catalog_groove *groove = catalog_after(&forest->catalog, 0); groove != NULL;
+         groove = catalog_after(&forest->catalog, groove->groove_id)) {
+        if (groove->dropping) {
+            continue;
+        }
+        struct groove_version *copy = &version->grooves[version->groove_count];
+        version->groove_count += 1;
+        *copy = (struct groove_version){
+            .groove_id = groove->groove_id,
+            .object_count = groove->object_count,
+            .schema = groove->schema,
+            .object_tree = tree_version_acquire(groove->trees[TREE_OBJECT], &forest->tree_versions),
+            .id_tree = tree_version_acquire(groove->trees[TREE_ID], &forest->tree_versions),
+        };
+        groove->schema->reference_count += 1;
+        for (uint32_t i = TREE_INDEX; i < groove->tree_count; i++) {
+            copy->index_trees[i - TREE_INDEX] =
+                tree_version_acquire(groove->trees[i], &forest->tree_versions);
+        }
+    }
+    return version;
+}
+
+static void tree_version_return(struct forest *forest, struct tree_version *version)
+{
+    if (version != NULL) {
+        tree_version_release(version, &forest->arena, &forest->nodes, &forest->tree_versions);
+    }
+}
+
+bool forest_versions_collect(struct forest *forest)
+{
+    bool collected = false;
+    for (struct version *version = version_collect(&forest->versions); version != NULL;
+         version = version_collect(&forest->versions)) {
+        for (uint32_t i = 0; i < version->groove_count; i++) {
+            struct groove_version *groove = &version->grooves[i];
+            tree_version_return(forest, groove->object_tree);
+            tree_version_return(forest, groove->id_tree);
+            for (uint32_t index = 0; index < INDEX_COUNT_MAX; index++) {
+                tree_version_return(forest, groove->index_trees[index]);
+            }
+            schema_object_release(&forest->catalog, groove->schema);
+        }
+        version_free(&forest->versions, version);
+        collected = true;
+    }
+    return collected;
+}
+
+/* ---- Gathering ---------------------------------------------------------------------------------
+ */
+
+enum forest_admission forest_batch_add(struct forest *forest, enum request_kind kind,
+                                       const uint8_t *body, uint32_t size, void *context,
+                                       enum request_result *result, const char **reason)
+{
+    assert(forest->phase == FOREST_READY);
+    assert(kind >= REQUEST_KIND_WRITE && kind <= REQUEST_KIND_GROOVE_DROP);
+    *reason = NULL;
+    if (forest->read_only) {
+        *result = REQUEST_RESULT_READ_ONLY;
+        return FOREST_REFUSED;
+    }
+    if (forest->full && !forest_space_ok(forest) && forest->full) {
+        *result = REQUEST_RESULT_FULL;
+        return FOREST_REFUSED;
+    }
+    const enum batch_admission admission =
+        batch_add(forest->gathering, &forest->catalog, kind, body, size, context, false, result);
+    switch (admission) {
+    case BATCH_ADDED:
+        return FOREST_ADDED;
+    case BATCH_FULL:
+        return FOREST_LATER;
+    case BATCH_REFUSED:
+        break;
+    }
+    *reason = kind == REQUEST_KIND_GROOVE_CREATE ? forest->gathering->reason : NULL;
+    return FOREST_REFUSED;
+}
+
+static void add_internal(struct forest *forest, enum request_kind kind, uint64_t value)
+{
+    enum request_result result;
+    const enum batch_admission admission =
+        batch_add(forest->gathering, &forest->catalog, kind, (const uint8_t *)&value, sizeof value,
+                  NULL, true, &result);
+    assert(admission == BATCH_ADDED);
+}
+
+bool forest_is_idle(const struct forest *forest)
+{
+    return forest->gathering->request_count == 0 && forest->preparing == NULL &&
+           forest->committing == NULL && !forest->sealing && forest->beats_owed == 0;
+}
+
+bool forest_pay_debt(struct forest *forest)
+{
+    assert(forest->phase == FOREST_READY);
+    if (!forest_is_idle(forest) || forest->read_only || forest->full) {
+        return false;
+    }
+    for (struct catalog_groove *groove = catalog_after(&forest->catalog, 0); groove != NULL;
+         groove = catalog_after(&forest->catalog, groove->groove_id)) {
+        if (groove->dropping && catalog_groove_is_empty(groove)) {
+            add_internal(forest, REQUEST_KIND_GROOVE_FORGET, groove->groove_id);
+            return true;
+        }
+    }
+    if (compaction_debt(&forest->schedule) == 0) {
+        return false;
+    }
+    const uint32_t half = forest->geometry.bar_beats / 2;
+    add_internal(forest, REQUEST_KIND_IDLE, half - forest->beat % half);
+    return true;
+}
+
+void forest_seal(struct forest *forest)
+{
+    assert(forest->phase == FOREST_READY);
+    if (!forest_is_idle(forest) || forest->journal.sealed || forest->commit_executed == 0) {
+        return;
+    }
+    memset(forest->seal_buffer, 0, SECTOR_SIZE);
+    struct journal_header *header = (struct journal_header *)(void *)forest->seal_buffer;
+    header->size = JOURNAL_HEADER_SIZE;
+    header->commit = forest->commit_executed + 1;
+    header->timestamp = forest->timestamp;
+    header->kind = JOURNAL_KIND_SEAL;
+    if (!journal_has_room(&forest->journal, header->size)) {
+        return; /* The next checkpoint makes room; a seal is never needed. */
+    }
+    journal_submit(&forest->journal, forest->seal_buffer);
+    forest->sealing = true;
+    forest->bar_journal_used += SECTOR_SIZE;
+    forest->journal_since_checkpoint += SECTOR_SIZE;
+}
+
+/* ---- Preparing ---------------------------------------------------------------------------------
+ */
+
+void forest_prefetch_begin(struct forest *forest, struct batch *batch)
+{
+    batch_resolve(batch, &forest->catalog);
+    forest->prefetch_version = forest->versions.newest;
+    version_pin(&forest->versions, forest->prefetch_version);
+    prefetch_submit(&forest->prefetch, batch, forest->prefetch_version);
+    forest->stage = BATCH_STAGE_PREFETCHING;
+}
+
+bool forest_prefetch_reap(struct forest *forest)
+{
+    enum status status;
+    uint64_t bad_address = 0;
+    if (forest->stage != BATCH_STAGE_PREFETCHING ||
+        !prefetch_done(&forest->prefetch, &status, &bad_address)) {
+        return false;
+    }
+    version_unpin(&forest->versions, forest->prefetch_version);
+    forest->prefetch_version = NULL;
+    forest->stage = BATCH_STAGE_PREPARED;
+    struct batch *batch = forest->preparing;
+    bool damaged = status != STATUS_OK;
+    for (uint32_t i = 0; i < batch->request_count; i++) {
+        struct batch_request *request = &batch->requests[i];
+        if (request->header->kind != REQUEST_KIND_WRITE || batch_request_refused(request)) {
+            continue;
+        }
+        bool refuse = status != STATUS_OK;
+        for (uint32_t event = 0; event < request->header->event_count && !refuse; event++) {
+            refuse = batch->entries[batch->events[request->event_first + event].entry].damaged;
+        }
+        if (refuse) {
+            damaged = true;
+            batch_request_refuse(request, REQUEST_RESULT_CORRUPT);
+        }
+    }
+    if (damaged) {
+        LOG_ERROR("forest.prefetch_damaged", log_u64("address", bad_address),
+                  log_text("why",
+                           status == STATUS_OK ? status_text(STATUS_CORRUPT) : status_text(status)),
+                  log_text("do", "the requests that need it are refused: run 'holt verify'"));
+    }
+    return true;
+}
+
+static struct batch *batch_unused(struct forest *forest)
+{
+    for (uint32_t i = 0; i < array_count(forest->batches); i++) {
+        struct batch *batch = &forest->batches[i];
+        if (batch != forest->gathering && batch != forest->preparing &&
+            batch != forest->committing) {
+            return batch;
+        }
+    }
+    assert(false && "three batches, three roles");
+    __builtin_unreachable();
+}
+
+/* Small batches wait for the journal, so that requests which come meanwhile share the entry. */
+static bool worth_preparing(const struct forest *forest)
+{
+    return !forest->journal.writing ||
+           forest->gathering->request_bytes * 4 >= forest->geometry.batch_size_max ||
+           forest->gathering->event_count * 4 >= forest->geometry.batch_event_max;
+}
+
+static bool prepare(struct forest *forest)
+{
+    if (forest->preparing != NULL || forest->gathering->request_count == 0 ||
+        forest->beats_owed > 0 || !worth_preparing(forest)) {
+        return false;
+    }
+    forest->preparing = forest->gathering;
+    forest->gathering = batch_unused(forest);
+    batch_reset(forest->gathering);
+    forest_prefetch_begin(forest, forest->preparing);
+    return true;
+}
+
+/* ---- Replies -----------------------------------------------------------------------------------
+ */
+
+static void reply(struct forest *forest, const struct batch *batch,
+                  const struct batch_request *request)
+{
+    if (request->internal) {
+        return;
+    }
+    const struct request_outcome outcome = {
+        .result = request->result,
+        .commit = request->commit,
+        .timestamp = request->timestamp,
+        .failures = batch->failures + request->failure_first,
+        .failure_count = request->failure_count,
+        .groove_id = request->groove_id,
+        .reason = batch->reason[0] != '\0' ? batch->reason : NULL,
+    };
+    forest->options.on_committed(request->context, &outcome);
+}
+
+static void refuse_all(struct forest *forest, enum request_result result)
+{
+    struct batch *batch = forest->preparing;
+    for (uint32_t i = 0; i < batch->request_count; i++) {
+        if (!batch_request_refused(&batch->requests[i])) {
+            batch_request_refuse(&batch->requests[i], result);
+        }
+        reply(forest, batch, &batch->requests[i]);
+    }
+    batch_reset(batch);
+    forest->preparing = NULL;
+    forest->stage = BATCH_STAGE_NONE;
+}
+
+/* ---- Executing ---------------------------------------------------------------------------------
+ */
+
+static void execute_write(struct forest *forest, struct batch *batch, struct batch_request *request)
+{
+    request->failure_first = batch->failure_count;
+    for (uint32_t i = 0; i < request->header->event_count; i++) {
+        const struct batch_event *event = &batch->events[request->event_first + i];
+        const enum event_result result =
+            groove_write_event(&forest->writes[event->group], event->type, event->payload,
+                               &batch->entries[event->entry], request->timestamp + i);
+        if (result != EVENT_RESULT_OK) {
+            batch->failures[batch->failure_count] = (struct event_failure){
+                .event_index = i,
+                .result = (uint32_t)result,
+            };
+            batch->failure_count += 1;
+            request->failure_count += 1;
+        }
+    }
+}
+
+static void execute_create(struct forest *forest, struct batch *batch,
+                           struct batch_request *request)
+{
+    struct groove_spec spec;
+    memcpy(&spec, request->body, sizeof spec);
+    switch (catalog_create(&forest->catalog, &spec, &request->groove_id, batch->reason,
+                           sizeof batch->reason)) {
+    case CATALOG_OK:
+        break;
+    case CATALOG_EXISTS:
+        request->result = REQUEST_RESULT_GROOVE_EXISTS;
+        break;
+    case CATALOG_BAD_SCHEMA:
+        request->result = REQUEST_RESULT_BAD_SCHEMA;
+        break;
+    case CATALOG_LIMIT:
+        request->result = REQUEST_RESULT_LIMIT;
+        break;
+    }
+}
+
+static void execute_request(struct forest *forest, struct batch *batch,
+                            struct batch_request *request)
+{
+    switch ((enum request_kind)request->header->kind) {
+    case REQUEST_KIND_WRITE:
+        execute_write(forest, batch, request);
+        break;
+    case REQUEST_KIND_GROOVE_CREATE:
+        execute_create(forest, batch, request);
+        break;
+    case REQUEST_KIND_GROOVE_DROP: {
+        struct catalog_groove *groove =
+            catalog_find_name(&forest->catalog, (const char *)request->body);
+        if (groove == NULL) {
+            request->result = REQUEST_RESULT_UNKNOWN_GROOVE;
+        } else {
+            catalog_drop(groove);
+        }
+        break;
+    }
+    case REQUEST_KIND_GROOVE_FORGET: {
+        const uint64_t groove_id = load_u64_le(request->body);
+        struct catalog_groove *groove = catalog_after(&forest->catalog, (uint32_t)groove_id - 1);
+        assert(groove != NULL && groove->groove_id == groove_id && groove->dropping);
+        catalog_forget(&forest->catalog, groove, &forest->arena, &forest->nodes,
+                       &forest->tree_versions);
+        break;
+    }
+    case REQUEST_KIND_IDLE:
+        batch->idle_beats = load_u64_le(request->body);
+        break;
+    }
+}
+
+void forest_execute(struct forest *forest, struct batch *batch, uint64_t timestamp_first,
+                    uint64_t entry_size)
+{
+    uint8_t *memory = forest->write_memory;
+    for (uint32_t i = 0; i < batch->group_count; i++) {
+        struct batch_group *group = &batch->groups[i];
+        if (group->event_count > 0) {
+            groove_write_begin(&forest->writes[i], group->groove, group->event_count, memory);
+            memory += groove_write_size(&group->groove->schema->schema, group->event_count);
+        }
+    }
+    uint64_t timestamp = timestamp_first;
+    for (uint32_t i = 0; i < batch->request_count; i++) {
+        struct batch_request *request = &batch->requests[i];
+        if (batch_request_refused(request)) {
+            continue;
+        }
+        forest->commit_executed += 1;
+        request->commit = forest->commit_executed;
+        request->timestamp = timestamp;
+        timestamp += max_u64(request->header->event_count, 1);
+        execute_request(forest, batch, request);
+    }
+    forest->timestamp = timestamp - 1;
+    for (uint32_t i = 0; i < batch->group_count; i++) {
+        if (batch->groups[i].event_count > 0) {
+            forest->bar_memory_used +=
+                groove_write_finish(&forest->writes[i], forest->sort_scratch, &forest->arena,
+                                    &forest->nodes, &forest->tree_versions);
+        }
+    }
+    forest_beats_count(forest, align_up(entry_size, SECTOR_SIZE), batch->idle_beats);
+}
+
+/* ---- Committing --------------------------------------------------------------------------------
+ */
+
+static uint32_t requests_accepted(const struct batch *batch)
+{
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < batch->request_count; i++) {
+        count += !batch_request_refused(&batch->requests[i]);
+    }
+    return count;
+}
+
+/* Room in memory for the batch's runs, and for the versions that will see them. What is missing is
+ * held by readers, and comes back. */
+static bool memory_room(struct forest *forest, const struct batch *batch)
+{
+    const uint32_t runs = batch->group_count * GROOVE_TREE_COUNT_MAX;
+    return forest_version_room(forest) &&
+           run_arena_has_room(&forest->arena, 2 * batch->write_bytes + RUN_SEGMENT_SIZE, 1,
+                              3 * runs + 3);
+}
+
+static bool commit(struct forest *forest)
+{
+    struct batch *batch = forest->preparing;
+    if (forest->stage != BATCH_STAGE_PREPARED || forest->committing != NULL || forest->sealing ||
+        forest->beats_owed > 0) {
+        return false;
+    }
+    if (forest->read_only || forest->full) {
+        refuse_all(forest, forest->read_only ? REQUEST_RESULT_READ_ONLY : REQUEST_RESULT_FULL);
+        return true;
+    }
+    if (requests_accepted(batch) == 0) {
+        refuse_all(forest, REQUEST_RESULT_CORRUPT); /* Each keeps the result it has. */
+        return true;
+    }
+    if (!forest_space_ok(forest) || !memory_room(forest, batch)) {
+        return false;
+    }
+    const uint64_t timestamp =
+        max_u64(clock_realtime_ns(forest->options.clock), forest->timestamp + 1);
+    memset(batch->buffer, 0, JOURNAL_HEADER_SIZE);
+    struct journal_header *header = (struct journal_header *)(void *)batch->buffer;
+    header->size = batch->size;
+    header->commit = forest->commit_executed + 1;
+    header->timestamp = timestamp;
+    header->request_count = batch->request_count;
+    header->kind = JOURNAL_KIND_BATCH;
+    assert(journal_has_room(&forest->journal, batch->size)); /* By the sizing of limits.h. */
+    journal_submit(&forest->journal, batch->buffer);
+    forest->committing = batch;
+    forest->preparing = NULL;
+    forest->stage = BATCH_STAGE_NONE;
+    forest_execute(forest, batch, timestamp, batch->size);
+    forest->committing_version = forest_version_make(forest);
+    return true;
+}
+
+static bool reap_journal(struct forest *forest)
+{
+    enum status status;
+    if (!journal_reap(&forest->journal, &status)) {
+        return false;
+    }
+    if (status != STATUS_OK || grid_sync_failed(&forest->grid)) {
+        fatal(status == STATUS_OK ? STATUS_IO : status, "forest.journal",
+              "the journal could not be written or synced; what reached the disk is unknown",
+              "check the disk; restarting recovers every acknowledged request");
+    }
+    forest->sequence_durable = forest->journal.sequence_next - 1;
+    if (forest->sealing) {
+        forest->sealing = false;
+        return true;
+    }
+    struct batch *batch = forest->committing;
+    assert(batch != NULL);
+    forest->commit_durable = forest->committing_version->commit;
+    version_publish(&forest->versions, forest->committing_version);
+    forest->committing_version = NULL;
+    for (uint32_t i = 0; i < batch->request_count; i++) {
+        reply(forest, batch, &batch->requests[i]);
+    }
+    batch_reset(batch);
+    forest->committing = NULL;
+    return true;
+}
+
+bool forest_commit_tick(struct forest *forest)
+{
+    bool progressed = reap_journal(forest);
+    progressed |= forest_versions_collect(forest);
+    progressed |= forest_beat_tick(forest);
+    progressed |= forest_checkpoint_tick(forest);
+    if (!forest->read_only || forest->preparing != NULL || forest->gathering->request_count > 0) {
+        progressed |= prepare(forest);
+        progressed |= forest_prefetch_reap(forest);
+        progressed |= commit(forest);
+    }
+    return progressed;
+}

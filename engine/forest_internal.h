@@ -1,0 +1,221 @@
+/* struct forest: for the engine's own files and their tests; others see engine/forest.h.
+ *
+ *   forest.c             memory: init, deinit, plan, stats, format
+ *   forest_open.c        recovery: superblock -> state -> manifest log -> trees -> journal
+ *   forest_commit.c      the write path: gather -> prefetch -> journal beside execution -> reply
+ *   forest_beat.c        ops: beats, half-bars, bars; swap; the wait for workers that are behind
+ *   forest_checkpoint.c  what a bar's end leaves on disk, and the join that ends it
+ *   forest_read.c        reads on published versions
+ *
+ * One pass of the write path:
+ *
+ *   gathering --(journal idle)--> preparing --(prefetched, beats paid)--> committing --(durable)-->
+ * replies
+ *
+ * Beats are paid between the execution of one batch and the prefetch of the next, so a prefetch
+ * never sees a block that is freed meanwhile. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "engine/batch.h"
+#include "engine/catalog.h"
+#include "engine/forest.h"
+#include "engine/lsm/compaction_schedule.h"
+#include "engine/lsm/manifest_log.h"
+#include "engine/prefetch.h"
+#include "engine/query.h"
+#include "engine/storage/free_set.h"
+#include "engine/storage/grid.h"
+#include "engine/storage/journal.h"
+#include "engine/storage/superblock.h"
+#include "engine/version.h"
+
+/* The three calls of the lifecycle never overlap. */
+enum forest_progress {
+    FOREST_PROGRESS_NONE,
+    FOREST_PROGRESS_OPEN,       /* until the journal is replayed */
+    FOREST_PROGRESS_COMPACT,    /* beats are owed */
+    FOREST_PROGRESS_CHECKPOINT, /* encoding, at the end of a bar */
+};
+
+enum forest_phase {
+    FOREST_CLOSED,    /* after init */
+    FOREST_OPENING,   /* forest_open was called: the next tick reads the trees */
+    FOREST_REPLAYING, /* the journal */
+    FOREST_READY,
+    FOREST_FAILED, /* the open failed: only deinit is left */
+};
+
+enum batch_stage {
+    BATCH_STAGE_NONE,
+    BATCH_STAGE_PREFETCHING,
+    BATCH_STAGE_PREPARED,
+};
+
+/* Blocks on their way to the grid: closed blocks of the manifest log. Run by the background worker.
+ */
+struct block_write_job {
+    struct job job; /* First member: run casts back. */
+    struct forest *forest;
+    uint8_t *blocks;     /* [block_max * block_size] */
+    uint64_t *addresses; /* [block_max] */
+    uint32_t block_max;
+    uint32_t block_count;
+    bool active;
+    _Atomic bool done;
+    enum status status;
+};
+
+struct checkpoint_job {
+    struct job job; /* First member: run casts back. */
+    struct forest *forest;
+    struct checkpoint_state state;
+    uint8_t *blocks;     /* [block_max * block_size] state and free set trailers */
+    uint64_t *addresses; /* [block_max] */
+    uint32_t block_max;
+    uint32_t block_count;
+    uint64_t journal_sequence_needed; /* durable before the superblock is written */
+    bool pending;                     /* encoded, and not joined yet */
+    bool submitted;
+    _Atomic bool done;
+    enum status status;
+};
+
+enum { READ_SLOT_MAX = 64 };
+
+struct forest {
+    struct forest_options options;
+    struct geometry geometry;
+    struct superblock
+        superblock; /* the durable one; written by the checkpoint job while submitted */
+    struct checksum checkpoint_id; /* of the last joined checkpoint */
+    uint64_t checkpoint_op, superblock_sequence;
+    uint8_t *superblock_buffer; /* [SUPERBLOCK_COPY_COUNT * SECTOR_SIZE] */
+    struct doorbell *doorbell;
+
+    struct grid grid;
+    struct free_set free_set;
+    struct journal journal;
+    struct node_pool nodes;
+    struct manifest_log manifest_log;
+    struct run_arena arena;
+    struct tree_version_pool tree_versions;
+    struct tree *trees; /* [geometry.tree_count_max] */
+    struct manifest_node **level_nodes;
+    uint32_t node_max;
+    struct compaction_schedule schedule;
+    struct catalog catalog;
+    struct version_set versions;
+    uint32_t init_steps; /* how far init came, for undoing in reverse */
+
+    enum forest_phase phase;
+    enum forest_progress progress;
+    bool read_only; /* compaction met a damaged block */
+    bool full;      /* the file cannot grow, and what a bar may need is not in hand */
+
+    /* Write path. */
+    struct batch batches[3];
+    struct batch *gathering; /* never NULL once ready */
+    struct batch *preparing;
+    struct batch *committing; /* its journal entry is in flight */
+    struct version *committing_version;
+    enum batch_stage stage;   /* of preparing */
+    bool preparing_uncounted; /* replay: not executed yet */
+    struct prefetch prefetch;
+    struct version *prefetch_version;
+    uint8_t *write_memory; /* [batch_write_bytes_max] values of the executing batch */
+    uint8_t *sort_scratch; /* [the same] */
+    struct groove_write writes[BATCH_GROUP_MAX];
+    bool sealing;         /* the entry in flight is a seal */
+    uint8_t *seal_buffer; /* [SECTOR_SIZE] */
+
+    uint64_t commit_executed, commit_durable;
+    uint64_t timestamp;        /* last one given */
+    uint64_t sequence_durable; /* of the journal */
+
+    /* Ops. */
+    uint64_t op;         /* beats completed */
+    uint32_t beat;       /* the beat in progress, of its bar */
+    uint64_t beats_owed; /* by what has executed */
+    bool bar_replayed;   /* this bar's merges are in the checkpoint: swap only */
+    bool bar_checkpoint; /* this bar ends in a checkpoint */
+    uint64_t bar_journal_used, bar_memory_used; /* bytes */
+    uint64_t journal_since_checkpoint;
+    uint64_t beat_wait_since_ns; /* 0: not waiting */
+
+    /* As of the start of this bar: what a checkpoint at its end will say. */
+    uint8_t *state_buffer;
+    uint64_t state_size;
+    uint64_t bar_sequence, bar_offset, bar_commit, bar_timestamp;
+    struct checksum bar_parent;
+
+    /* Checkpoints. */
+    struct block_write_job manifest_write;
+    struct checkpoint_job checkpoint;
+    bool join_owed;              /* at the middle of this bar */
+    uint64_t *trailer_addresses; /* [checkpoint.block_max] of the last checkpoint's trailers */
+    uint32_t trailer_count;
+    uint8_t *free_set_buffer; /* encoded bytes */
+    _Atomic uint64_t horizon; /* joins so far: blocks may have been reused since */
+
+    /* Space. */
+    uint64_t space_needed, space_hand; /* blocks; hand as of space_grown */
+    uint64_t space_grown;
+
+    /* Opening. */
+    forest_on_open *on_open;
+    void *on_open_context;
+    struct forest_open_report report;
+    uint64_t replay_start_ns;
+    char reason[512];
+
+    /* Reads. */
+    struct mutex read_mutex;    /* LOCK_RANK_VERSION */
+    struct read_request *reads; /* [read_slot_count] */
+    struct read_scratch *read_scratches;
+    struct read_request *read_free;
+    uint32_t reads_busy;
+
+    /* Counters for forest_stats. */
+    uint64_t checkpoint_count, absorbed_bars, beat_overrun_total;
+    uint64_t beat_wait_ns_max, beat_wait_ns_total;
+};
+
+/* forest_open.c */
+bool forest_open_tick(struct forest *forest);
+
+/* forest_commit.c */
+bool forest_commit_tick(struct forest *forest);
+/* Executes a prefetched batch in memory; its requests get commit numbers and results. */
+void forest_execute(struct forest *forest, struct batch *batch, uint64_t timestamp_first,
+                    uint64_t entry_size);
+/* The newest version, made of the trees as they are; not yet published. */
+struct version *forest_version_make(struct forest *forest);
+bool forest_version_room(struct forest *forest);
+bool forest_versions_collect(struct forest *forest);
+/* Starts finding out what `batch`, already resolved, needs. */
+void forest_prefetch_begin(struct forest *forest, struct batch *batch);
+/* True once the prefetch of `preparing` is over and it is PREPARED. */
+bool forest_prefetch_reap(struct forest *forest);
+
+/* forest_beat.c */
+/* Counts a journal entry of `entry_size` bytes, and what has executed: the beats now owed. */
+void forest_beats_count(struct forest *forest, uint64_t entry_size, uint64_t idle_beats);
+bool forest_beat_tick(struct forest *forest);
+/* First beat of the first bar after init, or after a checkpoint that was recovered. */
+void forest_bar_commence(struct forest *forest);
+/* Enough blocks are in hand for the next half-bars. Asks for growth otherwise. */
+bool forest_space_ok(struct forest *forest);
+
+/* forest_checkpoint.c */
+uint32_t forest_trailer_block_max(const struct geometry *geometry);
+void forest_checkpoint_encode(struct forest *forest);
+bool forest_checkpoint_tick(struct forest *forest);
+bool forest_checkpoint_join_ready(struct forest *forest);
+void forest_checkpoint_join(struct forest *forest);
+void forest_manifest_write_submit(struct forest *forest);
+bool forest_manifest_write_ready(struct forest *forest);
+/* Keeps what requests can change, and the journal's position, as they are at a bar's start. */
+void forest_bar_state_capture(struct forest *forest);
