@@ -752,7 +752,7 @@ Test(listener, answering_twice_is_a_bug, .signal = SIGABRT)
     struct client *client = daemon_client(d);
     unlink(d->path);
     rmdir(d->directory);
-    struct client_reply reply;
-    const enum client_status status = client_call(client, OPERATION_PING, NULL, 0, 5000, &reply);
-    cr_assert_fail("%s", client_status_text(status));
+    /* The first answer may arrive before the second is refused: wait for the end, not for it. */
+    cr_assert(client_send(client, OPERATION_PING, NULL, 0, 5000, NULL) == CLIENT_OK);
+    cr_assert(EVENTUALLY(false));
 }
