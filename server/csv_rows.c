@@ -94,6 +94,7 @@ static enum csv_result read_row(struct csv_rows *rows)
                 set_error(rows, "cannot be read: %s", strerror(errno));
                 return CSV_RESULT_BROKEN;
             }
+            csv_set_opts(&rows->parser, CSV_STRICT | CSV_STRICT_FINI);
             if (csv_fini(&rows->parser, on_cell, on_row, rows) != 0) {
                 set_error(rows, "a quote opened here is never closed");
                 return CSV_RESULT_BROKEN;
@@ -194,7 +195,7 @@ bool csv_rows_init(struct csv_rows *rows, FILE *file, const struct shape *shape,
 
     *rows = (struct csv_rows){
         .file = file, .shape = shape, .options = *options, .id_column = -1, .row_line = 1};
-    if (csv_init(&rows->parser, CSV_STRICT_FINI) != 0) {
+    if (csv_init(&rows->parser, 0) != 0) {
         set_error(rows, "out of memory");
         return false;
     }

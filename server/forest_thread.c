@@ -24,11 +24,14 @@
 
 enum {
     JOB_QUEUE_CAPACITY = 4096, /* jobs; more than the forest ever has in hand, 32 KiB a team */
-    EXIT_STOPPED_TWICE = 75,   /* a second signal: gone at once, the journal recovers */
+    DRAIN_STEP_MS = 20,
+    BUSY_RETRY_MS = 10,      /* some batches later there is room again */
+    EXIT_STOPPED_TWICE = 75, /* a second signal: gone at once, the journal recovers */
 };
 
 /* A heartbeat against a ring that somebody forgot: nothing relies on it. */
 static const uint64_t heartbeat_ns = 1000ull * 1000 * 1000;
+static const uint64_t ns_per_ms = 1000 * 1000;
 
 struct daemon {
     const struct config *config;
@@ -260,7 +263,9 @@ static void on_request(void *context, struct exchange *exchange)
 {
     struct daemon *daemon = context;
     if (!request_queue_push(&daemon->queue, exchange)) {
-        exchange_reply_result(exchange, RESULT_BUSY, NULL);
+        struct reply_header header = protocol_reply_header(&exchange->header, RESULT_BUSY, 0);
+        header.retry_after_ms = BUSY_RETRY_MS;
+        exchange_reply(exchange, &header, sizeof header, NULL, 0);
     }
 }
 
@@ -308,39 +313,52 @@ static void serve(struct daemon *daemon)
     }
 }
 
-/* Answers what is in hand, then seals. The listener refuses new requests meanwhile, so it ends. */
-static void wind_down(struct daemon *daemon)
+/* Turns the loop until nothing is in hand. */
+static void finish(struct daemon *daemon)
 {
-    bool sealing = false;
     for (;;) {
         const uint64_t seen = doorbell_count(&daemon->doorbell);
         if (turn(daemon)) {
             continue;
         }
         if (dispatch_is_idle(&daemon->dispatch) && forest_is_idle(daemon->forest)) {
-            if (sealing) {
-                return;
-            }
-            sealing = true;
-            forest_seal(daemon->forest);
-            continue;
+            return;
         }
         doorbell_wait(&daemon->doorbell, seen, heartbeat_ns);
     }
 }
 
-/* False: some replies have not left in time, so threads may still be in the listener, and the
- * process must end without taking it apart. */
+/* Ticks until the forest rests: what its contract asks for before it is taken apart. */
+static void settle(struct daemon *daemon)
+{
+    while (!forest_is_idle(daemon->forest)) {
+        const uint64_t seen = doorbell_count(&daemon->doorbell);
+        if (!forest_tick(daemon->forest)) {
+            doorbell_wait(&daemon->doorbell, seen, heartbeat_ns);
+        }
+    }
+}
+
+/* Answers all that was accepted, then seals the journal. False: some replies have not left in time,
+ * so threads may still be in the listener, and it must not be taken apart. */
 static bool stop(struct daemon *daemon)
 {
+    const uint64_t begin_ns = clock_monotonic_ns(&clock_system);
+    const uint64_t timeout_ns = daemon->config->drain_timeout_ms * ns_per_ms;
     LOG_INFO("stop.begin", log_u64("signal", (uint64_t)atomic_load_explicit(&daemon->signal,
                                                                             memory_order_acquire)));
     listener_stop_accepting(daemon->listener);
-    wind_down(daemon);
-    const bool drained = listener_drain(daemon->listener, daemon->config->drain_timeout_ms);
-    /* What a handler pushed just before the listener stopped accepting is a request like others;
-     * draining waits for its answer, so take another look. */
-    wind_down(daemon);
+    finish(daemon);
+    /* A handler that was under way when the listener stopped accepting may push after we looked, so
+     * draining and finishing take turns. */
+    bool drained = listener_drain(daemon->listener, DRAIN_STEP_MS);
+    while (!drained && clock_monotonic_ns(&clock_system) - begin_ns < timeout_ns) {
+        finish(daemon);
+        drained = listener_drain(daemon->listener, DRAIN_STEP_MS);
+    }
+    finish(daemon);
+    forest_seal(daemon->forest);
+    settle(daemon);
     return drained;
 }
 
@@ -361,6 +379,7 @@ static enum status start_and_serve(struct daemon *daemon)
     }
     status = start_listener(daemon);
     if (status != STATUS_OK) {
+        settle(daemon);
         dispatch_deinit(&daemon->dispatch);
         return status;
     }
@@ -370,8 +389,8 @@ static enum status start_and_serve(struct daemon *daemon)
 
     memory_forbid_allocation();
     serve(daemon);
-    memory_allow_allocation();
     const bool drained = stop(daemon);
+    memory_allow_allocation();
     LOG_INFO("daemon.stopped", log_u64("drained", drained ? 1 : 0));
     if (!drained) {
         unlink(daemon->config->socket_path);
@@ -404,12 +423,19 @@ static enum status run_locked(struct daemon *daemon)
         join_teams(daemon);
         return status;
     }
+    /* A quarter of what the exchanges could hold at most: a burst of full batches is told BUSY
+     * while there is still room for everybody's small requests. */
+    const uint64_t queue_size =
+        daemon->plan.message_size_max * max_u64(daemon->config->exchange_count / 4, 1);
+    request_queue_init(&daemon->queue, &daemon->doorbell, daemon->config->exchange_count,
+                       queue_size);
     const struct forest_options options = options_for(daemon);
     char why[FOREST_THREAD_REASON_SIZE / 2] = "";
     daemon->forest = forest_init(&options, &status, why, sizeof why);
     if (daemon->forest == NULL) {
         snprintf(daemon->reason, FOREST_THREAD_REASON_SIZE, "%.300s: %.500s",
                  daemon->config->data_path, why[0] != '\0' ? why : status_text(status));
+        request_queue_deinit(&daemon->queue);
         join_teams(daemon);
         return status;
     }
@@ -417,6 +443,7 @@ static enum status run_locked(struct daemon *daemon)
     /* Teams first: a reader may still be on its way out of the callback that made us idle. */
     join_teams(daemon);
     forest_deinit(daemon->forest);
+    request_queue_deinit(&daemon->queue);
     return status;
 }
 
@@ -441,7 +468,6 @@ enum status forest_thread_run(const struct config *config, char *reason)
     pthread_sigmask(SIG_BLOCK, &signals, NULL);
     signal(SIGPIPE, SIG_IGN);
     doorbell_init(&daemon->doorbell);
-    request_queue_init(&daemon->queue, &daemon->doorbell, config->exchange_count, UINT32_MAX);
     if (pthread_create(&daemon->signal_thread, NULL, signal_run, daemon) != 0) {
         snprintf(reason, FOREST_THREAD_REASON_SIZE, "a thread could not be started");
         status = STATUS_NO_MEMORY;
@@ -450,7 +476,6 @@ enum status forest_thread_run(const struct config *config, char *reason)
         pthread_cancel(daemon->signal_thread); /* It only ever waits in sigwait. */
         pthread_join(daemon->signal_thread, NULL);
     }
-    request_queue_deinit(&daemon->queue);
     doorbell_deinit(&daemon->doorbell);
     io_posix_close(&daemon->io);
     memory_release(daemon, sizeof *daemon);
