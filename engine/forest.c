@@ -531,7 +531,9 @@ static void wait_for_workers(struct forest *forest)
     journal_wait(&forest->journal);
     for (;;) {
         const uint64_t seen = doorbell_count(forest->doorbell);
-        const bool manifest_done = forest_manifest_write_ready(forest);
+        const bool manifest_done =
+            !forest->manifest_write.active ||
+            atomic_load_explicit(&forest->manifest_write.done, memory_order_acquire);
         const bool checkpoint_done =
             !forest->checkpoint.submitted || forest_checkpoint_join_ready(forest);
         enum status status;
