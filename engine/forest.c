@@ -627,7 +627,7 @@ void forest_stats(struct forest *forest, struct forest_stats *stats)
         .memory_segments_free = forest->arena.free_segment_count,
         .memory_segments_min = forest->arena.free_segment_count_min,
         .memory_segments = forest->arena.segment_count,
-        .debt_bytes = compaction_debt(&forest->schedule),
+        .debt_bytes = forest_debt(forest),
         .beat_overrun_total = forest->beat_overrun_total,
         .beat_wait_ns_max = forest->beat_wait_ns_max,
         .beat_wait_ns_total = forest->beat_wait_ns_total,

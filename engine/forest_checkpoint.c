@@ -161,6 +161,7 @@ void forest_checkpoint_encode(struct forest *forest)
         .timestamp = forest->bar_timestamp,
         .manifest_newest = manifest_log_newest(&forest->manifest_log),
         .manifest_block_count = forest->manifest_log.block_count,
+        .manifest_recent_count = forest->manifest_log.recent_count,
         .table_count = forest->manifest_log.table_count,
         .free_set_size = free_set_size,
         .state_size = forest->state_size,

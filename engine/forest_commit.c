@@ -132,6 +132,18 @@ bool forest_is_idle(const struct forest *forest)
            forest->committing == NULL && !forest->sealing && forest->beats_owed == 0;
 }
 
+uint64_t forest_debt(const struct forest *forest)
+{
+    uint64_t debt = compaction_debt(&forest->schedule) +
+                    manifest_log_debt(&forest->manifest_log) * forest->geometry.block_size;
+    for (struct catalog_groove *groove = catalog_after(&forest->catalog, 0); groove != NULL;
+         groove = catalog_after(&forest->catalog, groove->groove_id)) {
+        /* Until its end is journaled, which may still need a bar to begin. */
+        debt += groove->dropping ? RUN_SEGMENT_SIZE : 0;
+    }
+    return debt;
+}
+
 bool forest_pay_debt(struct forest *forest)
 {
     assert(forest->phase == FOREST_READY);
@@ -145,7 +157,7 @@ bool forest_pay_debt(struct forest *forest)
             return true;
         }
     }
-    if (compaction_debt(&forest->schedule) == 0) {
+    if (forest_debt(forest) == 0) {
         return false;
     }
     const uint32_t half = forest->geometry.bar_beats / 2;

@@ -188,6 +188,8 @@ bool forest_open_tick(struct forest *forest);
 
 /* forest_commit.c */
 bool forest_commit_tick(struct forest *forest);
+/* Bytes of work that idle ops would do. */
+uint64_t forest_debt(const struct forest *forest);
 /* Executes a prefetched batch in memory; its requests get commit numbers and results. */
 void forest_execute(struct forest *forest, struct batch *batch, uint64_t timestamp_first,
                     uint64_t entry_size);

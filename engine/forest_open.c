@@ -124,6 +124,11 @@ static enum status open_trees(struct forest *forest, const struct checkpoint_sta
         return forest->reason[0] != '\0' ? status
                                          : damaged(forest, status, "the manifest log", bad_address);
     }
+    if (checkpoint->manifest_recent_count > checkpoint->manifest_block_count) {
+        snprintf(forest->reason, sizeof forest->reason, "superblock: impossible checkpoint");
+        return STATUS_CORRUPT;
+    }
+    forest->manifest_log.recent_count = (uint32_t)checkpoint->manifest_recent_count;
     uint64_t table_count = 0;
     for (uint32_t i = 0; i < forest->geometry.tree_count_max; i++) {
         if (!forest->trees[i].used) {

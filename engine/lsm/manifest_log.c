@@ -18,13 +18,14 @@
  * an entry of its own in the log: the extent table is sized by the most entries a log may have.
  *
  * How long can the log get? Let T be table_count_max, E the entries of a block, M = ceil(T / E),
- * K = half_bar_block_max. While it has more than 2 M + K blocks, each half-bar compacts C = 2 A + 1
- * of them and adds at most A of new entries; every second one adds one that its checkpoint leaves
- * partly empty: C / 2 a half-bar. Consider a pass over the x blocks that are there now beyond the
- * newest K: it takes at most x / C + 1 half-bars, in which each live table is copied at most once.
- * At its end the x have become at most M + x / 2 + C / 2 + 2, so what a pass begins with never
- * exceeds 2 M + C + 4 (the first one begins with 2 M + A + 1). Within a pass, before the dead
- * entries are met, the log is at most M / 2 + C / 2 + 2 longer. Together 5/2 M + 3/2 C + 6 + K. */
+ * K = half_bar_block_max. While it has more than 2 M + K blocks (or fewer, when the half-bar before
+ * closed fewer than K: those only are left alone), each half-bar compacts C = 2 A + 1 of them and
+ * adds at most A of new entries; every second one adds one that its checkpoint leaves partly empty:
+ * C / 2 a half-bar. Consider a pass over the x blocks that are there now beyond the newest K: it
+ * takes at most x / C + 1 half-bars, in which each live table is copied at most once. At its end
+ * the x have become at most M + x / 2 + C / 2 + 2, so what a pass begins with never exceeds 2 M + C
+ * + 4 (the first one begins with 2 M + A + 1). Within a pass, before the dead entries are met, the
+ * log is at most M / 2 + C / 2 + 2 longer. Together 5/2 M + 3/2 C + 6 + K. */
 #include "engine/lsm/manifest_log.h"
 
 #include <assert.h>
@@ -239,6 +240,7 @@ void manifest_log_reset(struct manifest_log *log)
     log->table_count = 0;
     log->block_first = 0;
     log->block_count = 0;
+    log->recent_count = 0;
     log->open_count = 0;
     log->open_address = 0;
     log->pending_count = 0;
@@ -386,15 +388,22 @@ static void read_job_run(struct job *job)
 }
 
 /* How many of the oldest blocks to compact: a function of the log alone, so that every run and
- * every replay compacts the same. The newest half_bar_block_max blocks are left alone, because
- * those that the half-bar before closed are among them and may not be on disk yet. */
+ * every replay compacts the same. What the half-bar before closed is left alone: it may not be on
+ * disk yet. */
 static uint32_t compact_block_count(const struct manifest_log *log)
 {
     const uint64_t live_block_count = div_ceil(log->table_count, log->entries_per_block);
-    if (log->block_count <= 2 * live_block_count + log->half_bar_block_max) {
+    assert(log->recent_count <= log->block_count);
+    if (log->block_count <= 2 * live_block_count + log->recent_count) {
         return 0;
     }
-    return (uint32_t)min_u64(log->compact_blocks_max, log->block_count - log->half_bar_block_max);
+    return (uint32_t)min_u64(log->compact_blocks_max, log->block_count - log->recent_count);
+}
+
+uint64_t manifest_log_debt(const struct manifest_log *log)
+{
+    const uint64_t kept = 2 * div_ceil(log->table_count, log->entries_per_block);
+    return log->block_count > kept ? log->block_count - kept : 0;
 }
 
 bool manifest_log_half_bar_commence(struct manifest_log *log)
@@ -487,6 +496,7 @@ enum status manifest_log_half_bar_complete(struct manifest_log *log, bool checkp
     if (checkpoint && log->open_count > 0) {
         open_block_close(log);
     }
+    log->recent_count = log->pending_count; /* Nothing was pending when the half-bar began. */
     reservation_forfeit(log);
     assert_invariants(log);
     return status;

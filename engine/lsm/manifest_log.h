@@ -82,6 +82,8 @@ struct manifest_log {
 
     struct reservation reservation; /* open from half_bar_commence to half_bar_complete */
     bool reserved;
+    uint32_t recent_count; /* newest blocks, closed by the last half-bar: not compacted in the next.
+                            * State: kept in the checkpoint, set by the opener */
     uint64_t half_bar_entry_count; /* entries appended by the caller in this half-bar */
 
     struct job read_job;
@@ -142,6 +144,9 @@ MUST_CHECK enum status manifest_log_half_bar_complete(struct manifest_log *log, 
 
 /* Newest closed block, or none; block_count says how many there are. Requires that the open block
  * is empty, as it is after a checkpoint. */
+/* Closed blocks beyond twice what the live events need: what half-bars would still compact. */
+uint64_t manifest_log_debt(const struct manifest_log *log);
+
 struct block_reference manifest_log_newest(const struct manifest_log *log);
 
 /* Closed blocks not yet handed out: copies up to `max` of them to `buffer`, with their addresses;

@@ -33,7 +33,8 @@ struct checkpoint_state {
 
     struct block_reference manifest_newest; /* newest block of the manifest log, or none */
     uint64_t manifest_block_count;
-    uint64_t table_count; /* live tables of all trees */
+    uint64_t manifest_recent_count; /* newest of them, closed by the last half-bar */
+    uint64_t table_count;           /* live tables of all trees */
 
     struct block_reference free_set; /* first block of its trailer, or none */
     uint64_t free_set_size;          /* bytes encoded */

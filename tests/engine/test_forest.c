@@ -1,8 +1,8 @@
-/* Goal: whatever is asked of the forest, in whatever order, over clean stops and power cuts, it holds
- * what a naive model holds; and the same journal makes the same checkpoints for any number of workers.
- * Method: a table of objects in memory as the oracle, random batches against both, full comparison
- * by id, by every index and by count. Tiny geometry: 4 KiB blocks, 4-beat bars, so that levels,
- * checkpoints and journal laps come quickly. */
+/* Goal: whatever is asked of the forest, in whatever order, over clean stops and power cuts, it
+ * holds what a naive model holds; and the same journal makes the same checkpoints for any number of
+ * workers. Method: a table of objects in memory as the oracle, random batches against both, full
+ * comparison by id, by every index and by count. Tiny geometry: 4 KiB blocks, 4-beat bars, so that
+ * levels, checkpoints and journal laps come quickly. */
 #include "tests/harness/forest_fixture.h"
 
 #include <criterion/criterion.h>
@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "engine/forest_internal.h"
+#include "engine/storage/trailer.h"
 #include "pool/base.h"
 
 enum { KEY_COUNT = 3000, BATCH_MAX = 40, B_COUNT = 5, C_COUNT = 3 };
@@ -93,14 +94,13 @@ static void random_write(uint32_t remove_weight)
         random_object(&objects[i], keys[i]);
     }
     const uint32_t size = fixture_body(body, fixture.groove_id, type, objects, count);
-    cr_assert(eq(int, fixture_request(&fixture, REQUEST_KIND_WRITE, body, size),
-                 REQUEST_RESULT_OK));
+    cr_assert(
+        eq(int, fixture_request(&fixture, REQUEST_KIND_WRITE, body, size), REQUEST_RESULT_OK));
     uint32_t failure = 0;
     for (uint32_t i = 0; i < count; i++) {
         const enum event_result expected = model_apply(type, keys[i], &objects[i]);
         enum event_result actual = EVENT_RESULT_OK;
-        if (failure < fixture.outcome.failure_count &&
-            fixture.failures[failure].event_index == i) {
+        if (failure < fixture.outcome.failure_count && fixture.failures[failure].event_index == i) {
             actual = (enum event_result)fixture.failures[failure].result;
             failure += 1;
         }
@@ -154,8 +154,7 @@ static void check_indexes(void)
     }
     cr_assert(eq(u64, fixture_count(&fixture, READ_INDEX_NONE, NULL, 0), total));
     for (uint64_t a = 0; a < 50; a++) {
-        cr_assert(eq(u64, fixture_count(&fixture, 0, &a, 8), by_a[a]), "a = %lu",
-                  (unsigned long)a);
+        cr_assert(eq(u64, fixture_count(&fixture, 0, &a, 8), by_a[a]), "a = %lu", (unsigned long)a);
     }
     for (uint32_t b = 0; b < B_COUNT; b++) {
         for (uint32_t c = 0; c < C_COUNT; c++) {
@@ -262,4 +261,260 @@ Test(forest, random_operations_agree_with_the_model_inline)
 Test(forest, random_operations_agree_with_the_model_with_threads)
 {
     run_random(100, 2, true);
+}
+
+/* ---- The same journal makes the same checkpoints -----------------------------------------------
+ */
+
+enum { CHECKPOINTS_MAX = 256 };
+
+struct history {
+    uint64_t ops[CHECKPOINTS_MAX];
+    struct checksum ids[CHECKPOINTS_MAX];
+    uint32_t count;
+    uint8_t *bytes; /* the file at the end */
+    uint64_t size;
+};
+
+static struct history *history;
+
+static void note_checkpoint(struct forest_fixture *at, uint64_t op,
+                            const struct checksum *checkpoint_id)
+{
+    (void)at;
+    if (history->count > 0 && history->ops[history->count - 1] >= op) {
+        return; /* Made again by replay after a crash. */
+    }
+    cr_assert(history->count < CHECKPOINTS_MAX);
+    history->ops[history->count] = op;
+    history->ids[history->count] = *checkpoint_id;
+    history->count += 1;
+}
+
+/* The same requests, one at a time, so that each is one journal entry. */
+static void record(struct history *to, uint32_t worker_count, bool threads, uint32_t crash_every)
+{
+    enum { WRITES = 1500 };
+    setup();
+    *to = (struct history){0};
+    history = to;
+    prng_init(&prng, 77);
+    fixture.on_checkpoint = note_checkpoint;
+    fixture_open(&fixture, worker_count, threads);
+    fixture_create(&fixture);
+    for (uint32_t i = 1; i <= WRITES; i++) {
+        random_write(i % 500 > 400 ? 6 : 1);
+        if (crash_every > 0 && i % crash_every == 0) {
+            fixture_settle(&fixture);
+            fixture_crash(&fixture, i);
+            fixture_open(&fixture, worker_count, threads);
+        }
+    }
+    check_all();
+    fixture_settle(&fixture);
+    while (fixture.forest->checkpoint.submitted && !atomic_load(&fixture.forest->checkpoint.done)) {
+        const uint64_t seen = doorbell_count(&fixture.doorbell);
+        if (!workers_run_one(&fixture.growth_worker) &&
+            !atomic_load(&fixture.forest->checkpoint.done)) {
+            doorbell_wait(&fixture.doorbell, seen, DOORBELL_WAIT_FOREVER);
+        }
+    }
+    fixture_close(&fixture);
+    to->size = fixture.sim.size;
+    to->bytes = malloc(to->size);
+    sim_io_save(&fixture.sim, to->bytes);
+    fixture_deinit(&fixture);
+}
+
+static const struct superblock *superblock_of(const struct history *of)
+{
+    return (const struct superblock *)(const void *)of->bytes;
+}
+
+/* Every block that the last checkpoint's free set calls acquired and not on its way out. */
+static uint64_t compare_blocks(const struct history *a, const struct history *b)
+{
+    const struct geometry geometry = geometry_tiny();
+    const struct checkpoint_state *checkpoint = &superblock_of(a)->checkpoint;
+    struct sim_io sim;
+    sim_io_init(&sim, FIXTURE_SIZE_LIMIT);
+    sim_io_load(&sim, a->bytes, a->size);
+    struct workers workers;
+    struct doorbell bell;
+    struct grid grid;
+    struct free_set set;
+    doorbell_init(&bell);
+    cr_assert(eq(int, workers_start(&workers, "none", 0, 4), STATUS_OK));
+    cr_assert(eq(int, grid_init(&grid, &sim.io, &geometry, 64, &workers, &bell), STATUS_OK));
+    cr_assert(eq(int, free_set_init(&set, geometry.block_count_max), STATUS_OK));
+    uint8_t *encoded = malloc(checkpoint->free_set_size);
+    uint8_t *block = aligned_alloc(4096, geometry.block_size);
+    uint64_t bad_address;
+    cr_assert(eq(int,
+                 trailer_read(&grid, BLOCK_TYPE_FREE_SET, &checkpoint->free_set, encoded,
+                              checkpoint->free_set_size, block, NULL, NULL, &bad_address),
+                 STATUS_OK));
+    cr_assert(eq(int, free_set_decode(&set, encoded, checkpoint->free_set_size), STATUS_OK));
+    uint64_t compared = 0;
+    for (uint64_t address = 1; address <= checkpoint->address_max; address++) {
+        if (free_set_is_free(&set, address) || free_set_is_released(&set, address)) {
+            continue;
+        }
+        const uint64_t offset = grid_zone_offset(&geometry) + (address - 1) * geometry.block_size;
+        cr_assert(offset + geometry.block_size <= a->size &&
+                  offset + geometry.block_size <= b->size);
+        cr_assert(eq(int, memcmp(a->bytes + offset, b->bytes + offset, geometry.block_size), 0),
+                  "address %lu", (unsigned long)address);
+        compared += 1;
+    }
+    grid_deinit(&grid);
+    workers_join(&workers);
+    doorbell_deinit(&bell);
+    free_set_deinit(&set);
+    sim_io_deinit(&sim);
+    free(encoded);
+    free(block);
+    return compared;
+}
+
+Test(forest, the_same_journal_makes_the_same_checkpoints_for_any_number_of_workers)
+{
+    static const struct {
+        uint32_t worker_count;
+        bool threads;
+        uint32_t crash_every;
+    } runs[] = {
+        {0, false, 0}, {1, true, 0}, {2, true, 0}, {4, true, 0}, {0, false, 97}, {2, true, 131},
+    };
+    static struct history histories[array_count(runs)];
+    for (size_t i = 0; i < array_count(runs); i++) {
+        record(&histories[i], runs[i].worker_count, runs[i].threads, runs[i].crash_every);
+        cr_assert(histories[i].count >= 10);
+    }
+    for (size_t i = 1; i < array_count(runs); i++) {
+        cr_assert(eq(u32, histories[i].count, histories[0].count), "run %zu", i);
+        for (uint32_t k = 0; k < histories[0].count; k++) {
+            cr_assert(eq(u64, histories[i].ops[k], histories[0].ops[k]), "run %zu", i);
+            cr_assert(checksum_equal(&histories[i].ids[k], &histories[0].ids[k]),
+                      "run %zu, checkpoint at op %lu", i, (unsigned long)histories[0].ops[k]);
+        }
+        cr_assert(checksum_equal(&superblock_of(&histories[i])->checkpoint_id,
+                                 &superblock_of(&histories[0])->checkpoint_id));
+        cr_assert(compare_blocks(&histories[0], &histories[i]) > 100);
+    }
+    for (size_t i = 0; i < array_count(runs); i++) {
+        free(histories[i].bytes);
+    }
+}
+
+/* ---- Space comes back --------------------------------------------------------------------------
+ */
+
+static void write_range(enum event_type type, uint64_t first, uint64_t last)
+{
+    static uint8_t body[16 * 1024];
+    static struct fixture_object objects[60];
+    for (uint64_t key = first; key < last; key += 60) {
+        const uint32_t count = (uint32_t)min_u64(60, last - key);
+        for (uint32_t i = 0; i < count; i++) {
+            random_object(&objects[i], key + i);
+        }
+        const uint32_t size = fixture_body(body, fixture.groove_id, type, objects, count);
+        cr_assert(
+            eq(int, fixture_request(&fixture, REQUEST_KIND_WRITE, body, size), REQUEST_RESULT_OK));
+        cr_assert(eq(u32, fixture.outcome.failure_count, 0));
+    }
+}
+
+static uint64_t live_blocks(void)
+{
+    struct forest_stats stats;
+    forest_stats(fixture.forest, &stats);
+    cr_assert(eq(u64, stats.debt_bytes, 0));
+    return stats.blocks_acquired - stats.blocks_released;
+}
+
+Test(forest, fill_update_and_remove_leave_an_empty_forest)
+{
+    setup();
+    prng_init(&prng, 5);
+    fixture_open(&fixture, 2, true);
+    fixture_create(&fixture);
+    for (int round = 0; round < 2; round++) {
+        write_range(EVENT_TYPE_INSERT, 0, 45000);
+        struct forest_stats stats;
+        forest_stats(fixture.forest, &stats);
+        cr_assert(stats.tables_by_level[1] > 0);
+        for (int i = 0; i < 3; i++) {
+            write_range(EVENT_TYPE_UPDATE, 0, 45000);
+        }
+        cr_assert(eq(u64, fixture_count(&fixture, READ_INDEX_NONE, NULL, 0), 45000));
+        write_range(EVENT_TYPE_REMOVE, 0, 45000);
+        cr_assert(eq(u64, fixture_count(&fixture, READ_INDEX_NONE, NULL, 0), 0));
+        fixture_pay_debt(&fixture);
+        forest_stats(fixture.forest, &stats);
+        cr_assert(eq(u64, stats.tables, 0), "tables left: %lu, debt %lu",
+                  (unsigned long)stats.tables, (unsigned long)stats.debt_bytes);
+        cr_assert(live_blocks() < 20, "live blocks: %lu", (unsigned long)live_blocks());
+    }
+    fixture_close(&fixture);
+    fixture_deinit(&fixture);
+}
+
+Test(forest, a_dropped_groove_gives_all_space_back_and_its_name)
+{
+    setup();
+    prng_init(&prng, 6);
+    fixture_open(&fixture, 1, true);
+    for (int round = 0; round < 6; round++) {
+        if (round == 3) {
+            fixture_pay_debt(
+                &fixture); /* 16 trees: three grooves at once, dropping ones included */
+        }
+        fixture_create(&fixture);
+        write_range(EVENT_TYPE_INSERT, 0, 12000);
+        char name[NAME_SIZE] = "things";
+        cr_assert(eq(int, fixture_request(&fixture, REQUEST_KIND_GROOVE_DROP, name, sizeof name),
+                     REQUEST_RESULT_OK));
+        cr_assert(eq(int, fixture_request(&fixture, REQUEST_KIND_GROOVE_DROP, name, sizeof name),
+                     REQUEST_RESULT_UNKNOWN_GROOVE));
+        if (round % 2 == 1) {
+            fixture_settle(&fixture);
+            fixture_crash(&fixture, (uint64_t)round);
+            fixture_open(&fixture, 1, true);
+            cr_assert(not(fixture_find(&fixture)));
+        }
+    }
+    fixture_pay_debt(&fixture);
+    struct forest_stats stats;
+    forest_stats(fixture.forest, &stats);
+    cr_assert(eq(u64, stats.tables, 0));
+    cr_assert(live_blocks() < 20, "live blocks: %lu", (unsigned long)live_blocks());
+    cr_assert(eq(u32, forest_grooves(fixture.forest, NULL, 0), 0));
+    fixture_close(&fixture);
+    fixture_deinit(&fixture);
+}
+
+/* ---- Damage ------------------------------------------------------------------------------------
+ */
+
+Test(forest, a_damaged_journal_entry_before_whole_ones_is_refused)
+{
+    setup();
+    prng_init(&prng, 9);
+    fixture_open(&fixture, 0, false);
+    fixture_create(&fixture);
+    for (int i = 0; i < 10; i++) {
+        random_write(0);
+    }
+    fixture_close(&fixture);
+    sim_io_flip(&fixture.sim, journal_zone_offset(&fixture.geometry) + 3 * SECTOR_SIZE + 700, 1);
+    cr_assert(not(fixture_try_open(&fixture, 0, false)));
+    cr_assert(eq(int, fixture.open_status, STATUS_CORRUPT));
+    cr_assert(strstr(fixture.open_reason, "journal: entry") != NULL, "%s", fixture.open_reason);
+    sim_io_flip(&fixture.sim, journal_zone_offset(&fixture.geometry) + 3 * SECTOR_SIZE + 700, 1);
+    fixture_open(&fixture, 0, false);
+    check_all();
+    fixture_close(&fixture);
+    fixture_deinit(&fixture);
 }
