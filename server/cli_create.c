@@ -70,7 +70,6 @@ const struct cli_command command_create = {
         "  NAME TYPE                        a field\n"
         "  index NAME                       an index of the field NAME\n"
         "  index [NAME] (FIELD, FIELD)      an index of up to 4 fields that share 24 bytes\n"
-        "  unique index ...                 at most one object for each value\n"
         "  sparse index ...                 leaves out objects whose first field is zero\n"
         "\n"
         "Types: u8 u16 u32 u64 u128 i8 i16 i32 i64 f32 f64 bool timestamp text<N> bytes<N>, where\n"
@@ -84,6 +83,6 @@ const struct cli_command command_create = {
         "  holt create cities 'name text<100>, lat f64, lng f64, country text<2>,\n"
         "                      admin1 text<8>, admin2 text<32>,\n"
         "                      index country, index by_admin (country, admin1), index name'\n"
-        "  holt create users 'login text<24>, age u8, unique index login'\n",
+        "  holt create users 'login text<24>, age u8, sparse index age'\n",
     .run = run,
 };

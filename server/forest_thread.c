@@ -285,7 +285,7 @@ static enum status start_listener(struct daemon *daemon)
         listener_start(&options, on_request, daemon, &daemon->listener, &why);
     if (status != STATUS_OK) {
         snprintf(daemon->reason, FOREST_THREAD_REASON_SIZE,
-                 "cannot listen on %.300s: %.300s; give another path with --socket",
+                 "cannot listen on %.300s: %.300s (--socket names the path)",
                  config->socket_path, why != NULL ? why : status_text(status));
     }
     return status;

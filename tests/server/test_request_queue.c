@@ -22,7 +22,6 @@ static void setup(void)
 
 static void teardown(void)
 {
-    request_queue_take_all(&queue);
     request_queue_deinit(&queue);
     doorbell_deinit(&doorbell);
 }
@@ -59,6 +58,7 @@ Test(request_queue, a_full_count_refuses_and_recovers, .init = setup, .fini = te
     cr_assert_eq(stats.refused_total, 1);
     request_queue_take_all(&queue);
     cr_assert(request_queue_push(&queue, &exchanges[COUNT_MAX]));
+    request_queue_take_all(&queue);
 }
 
 Test(request_queue, full_bytes_refuse_the_big_and_take_the_small, .init = setup, .fini = teardown)
@@ -72,6 +72,7 @@ Test(request_queue, full_bytes_refuse_the_big_and_take_the_small, .init = setup,
     struct request_queue_stats stats;
     request_queue_stats_read(&queue, &stats);
     cr_assert_eq(stats.size, stats.size_max);
+    request_queue_take_all(&queue);
 }
 
 enum { PUSHERS = 4, PUSHES = 5000 };

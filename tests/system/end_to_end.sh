@@ -1,0 +1,108 @@
+#!/usr/bin/env bash
+# Goal: what was acknowledged survives kill -9 at any moment, whole; an import that was interrupted
+# is completed by running it again, to the exact count; answers are those of awk on the same file.
+. "$(dirname "$0")/common.sh"
+
+CSV=$REPOSITORY/data/cities.csv
+ROWS=$(($(python3 -c 'import csv, sys; print(sum(1 for _ in csv.reader(open(sys.argv[1]))))' \
+    "$CSV") - 1))
+BATCH=500
+
+field() { python3 -c 'import json, sys; print(json.load(sys.stdin)[sys.argv[1]])' "$1"; }
+# Counts per value of a column of the CSV, as "VALUE COUNT" lines.
+count_csv()
+{
+    python3 -c '
+import collections, csv, sys
+rows = csv.DictReader(open(sys.argv[1], encoding="utf-8"))
+for value, count in sorted(collections.Counter(r[sys.argv[2]] for r in rows).items()):
+    print(value, count)' "$CSV" "$1"
+}
+
+# Small blocks have small bars: three imports then take the store through checkpoints and compaction.
+"$HOLT" format a.holt --block-size 8K >/dev/null
+daemon_start a.holt
+export HOLT_SOCKET=$WORK/a.holt.sock
+"$HOLT" create cities 'name text<100>, lat f64, lng f64, country text<2>, admin1 text<8>,
+    admin2 text<32>, index country, index by_admin (country, admin1), index name' >/dev/null
+
+same "all rows are imported" \
+    "$("$HOLT" import cities "$CSV" --json 2>/dev/null | field inserted)" "$ROWS"
+same "the count is the file's" "$("$HOLT" count cities)" "$ROWS"
+same "count by country is awk's" "$("$HOLT" count cities --where 'country = AD')" \
+    "$(awk -F, '$(NF-2) == "AD"' "$CSV" | wc -l)"
+same "count by two fields is awk's" \
+    "$("$HOLT" count cities --where 'country = AD and admin1 = 03')" \
+    "$(awk -F, '$(NF-2) == "AD" && $(NF-1) == "03"' "$CSV" | wc -l)"
+same "count by a long name is exact" "$("$HOLT" count cities --where 'name = "San José"')" \
+    "$(count_csv name | awk '{n = $NF; $NF = ""} $0 == "San José " {print n}')"
+same "a query finds the same names in the same order" \
+    "$("$HOLT" query cities --where 'country = LI' --limit 1000 --json |
+        python3 -c 'import json, sys
+for line in sys.stdin: print(json.loads(line)["name"])')" \
+    "$(python3 -c 'import csv, sys
+for row in csv.DictReader(open(sys.argv[1], encoding="utf-8")):
+    if row["country"] == "LI": print(row["name"])' "$CSV")"
+same "the same import again doubles nothing" \
+    "$("$HOLT" import cities "$CSV" --json 2>/dev/null | field already_there)" "$ROWS"
+same "the count is as before" "$("$HOLT" count cities)" "$ROWS"
+
+base=$ROWS
+for round in 1 2 3; do
+    "$HOLT" import cities "$CSV" --name "round $round" --batch $BATCH --json \
+        >import.json 2>import.log &
+    import=$!
+    while [ "$("$HOLT" count cities)" -lt $((base + 15000 * round)) ]; do :; done
+    daemon_stop KILL
+    wait "$import" && code=0 || code=$?
+    case $code in
+    69 | 75) ok "round $round: the import says that it was cut off" ;;
+    *) not_ok "round $round: the import says that it was cut off" "exit code $code" \
+        "$(cat import.log)" ;;
+    esac
+    acknowledged=$(field acknowledged <import.json)
+
+    daemon_start a.holt
+    recovered=$(($("$HOLT" count cities) - base))
+    if [ "$recovered" -ge "$acknowledged" ]; then
+        ok "round $round: what was acknowledged is there"
+    else
+        not_ok "round $round: what was acknowledged is there" "$recovered of $acknowledged"
+    fi
+    if [ $((recovered % BATCH)) = 0 ] || [ "$recovered" = "$ROWS" ]; then
+        ok "round $round: no batch is there by half"
+    else
+        not_ok "round $round: no batch is there by half" "$recovered rows, batches of $BATCH"
+    fi
+    same "round $round: the import is completed" \
+        "$("$HOLT" import cities "$CSV" --name "round $round" --json 2>/dev/null |
+            field already_there)" "$recovered"
+    base=$((base + ROWS))
+    same "round $round: to the exact count" "$("$HOLT" count cities)" "$base"
+done
+
+sum=0
+wrong=0
+while read -r country count; do
+    got=$("$HOLT" count cities --where "country = \"$country\"")
+    sum=$((sum + got))
+    [ "$got" = $((count * 4)) ] || wrong=$((wrong + 1))
+done < <(count_csv country)
+same "the index knows every object once" "$sum" "$base"
+same "each country has four times its rows" "$wrong" 0
+
+"$HOLT" stat --json >stat.json
+check_stat() { python3 -c 'import json, sys
+print(eval(sys.argv[1], {"stat": json.load(open("stat.json"))}))' "$1"; }
+same "there were checkpoints" "$(check_stat 'stat["checkpoint"]["op"] > 0')" True
+same "no beat took longer than planned" "$(check_stat 'stat["compaction"]["beat_overrun_total"]')" 0
+same "nothing was refused" "$(check_stat 'stat["requests"]["refused"]')" 0
+
+daemon_stop TERM && code=0 || code=$?
+same "a clean stop" "$code" 0
+expect "verify" 0 "no problems" "$HOLT" verify a.holt
+daemon_start a.holt
+same "all is there after it" "$("$HOLT" count cities)" "$base"
+daemon_stop KILL
+expect "verify after a kill" 0 "no problems" "$HOLT" verify a.holt
+exit $FAILED
