@@ -449,6 +449,10 @@ static void check_info(struct table_check *check)
         table_problem(check, "its keys in the manifest are longer than the tree's %u bytes",
                       key_size);
     }
+    if (check->shape->value_size == key_size &&
+        ((info->key_min.bytes[key_size - 8] | info->key_max.bytes[key_size - 8]) & 0x80) != 0) {
+        table_problem(check, "its keys in the manifest have a tombstone's bit");
+    }
 }
 
 /* Into verify->index_block. */
@@ -611,5 +615,673 @@ static void check_values(struct table_check *check, uint32_t block_index, const 
     }
     memcpy(check->last.bytes, values + (size_t)(count - 1) * value_size, shape->key_size);
     check->have_last = true;
-    check->report_values:;
+    check->verify->report->values_checked += count;
+
+    /* What lies below key_min was merged down already and is no part of the table any more. */
+    const uint32_t dead = ops->lower_bound(values, count, value_size, check->info->key_min.bytes);
+    const uint8_t *live = values + (size_t)dead * value_size;
+    if (dead < count && check->live_count == 0 && check->values_whole &&
+        compare_keys(check, live, check->info->key_min.bytes) != 0) {
+        table_problem(check, "the manifest's first key is not that of a value");
+    }
+    check->tombstone_count += ops->count_tombstones(values, count, value_size);
+    check->live_count += count - dead;
+    check->live_tombstone_count += ops->count_tombstones(live, count - dead, value_size);
+    if (check->filter_known) {
+        check_filter(check, block_index, values, count);
+    }
+}
+
+static void check_counts(const struct table_check *check)
+{
+    const struct table_info *info = check->info;
+    if (check->tombstone_count != check->index.tombstone_count) {
+        table_problem(check, "it has %llu tombstones, its index block says %llu",
+                      (unsigned long long)check->tombstone_count,
+                      (unsigned long long)check->index.tombstone_count);
+    }
+    if (check->live_count != info->value_count ||
+        check->live_tombstone_count != info->tombstone_count) {
+        table_problem(
+            check,
+            "from its first key on it has %llu values, %llu of them tombstones, the "
+            "manifest says %llu and %llu",
+            (unsigned long long)check->live_count, (unsigned long long)check->live_tombstone_count,
+            (unsigned long long)info->value_count, (unsigned long long)info->tombstone_count);
+    }
+    if (compare_keys(check, check->last.bytes, info->key_max.bytes) != 0) {
+        table_problem(check, "the manifest's last key is not that of its last value");
+    }
+}
+
+/* False: something is wrong with it, and has been told. */
+static bool check_table(struct verify *verify, const struct table_info *info)
+{
+    struct table_check check = {
+        .verify = verify,
+        .shape = &verify->tree_version.shape,
+        .info = info,
+        .problems_before = verify->report->problems,
+        .values_whole = true,
+    };
+    check_info(&check);
+    if (!load_index(&check)) {
+        verify->reach_whole = false; /* What it points to is unknown. */
+        return false;
+    }
+    const uint32_t blocks_per_filter =
+        table_value_blocks_per_filter(verify->geometry, check.shape->value_size);
+    for (uint32_t i = 0; i < check.index.value_block_count; i++) {
+        if (i % blocks_per_filter == 0) {
+            check.filter_known = load_filter(&check, i / blocks_per_filter);
+        }
+        const uint8_t *block = load_values(&check, i);
+        if (block == NULL) {
+            check.values_whole = false;
+            check.have_last = false;
+        } else {
+            check_values(&check, i, block);
+        }
+    }
+    if (check.values_whole) {
+        check_counts(&check);
+    }
+    verify->report->tables_checked += 1;
+    return verify->report->problems == check.problems_before;
+}
+
+/* ---- One tree ----------------------------------------------------------------------------------
+ */
+
+static void tree_begin(struct verify *verify, const struct tree_shape *shape)
+{
+    verify->tree_version = (struct tree_version){.shape = *shape, .manifest = &verify->manifest};
+    for (uint32_t level = 0; level < LEVEL_COUNT; level++) {
+        manifest_level_init(&verify->manifest.levels[level],
+                            verify->nodes + (size_t)level * verify->node_max, verify->node_max);
+    }
+}
+
+static void tree_end(struct verify *verify)
+{
+    for (uint32_t level = 0; level < LEVEL_COUNT; level++) {
+        manifest_level_clear(&verify->manifest.levels[level], &verify->node_pool);
+    }
+}
+
+/* Takes the table into its level, unless it overlaps what is there already. */
+static bool level_insert(struct verify *verify, const struct table_info *info)
+{
+    struct manifest_level *level = &verify->manifest.levels[info->level];
+    struct manifest_position position;
+    if (manifest_level_overlap(level, &info->key_min, &info->key_max, 1, &position) > 0) {
+        problem(verify, "manifest log: %s, level %u: the tables at addresses %llu and %llu overlap",
+                verify->tree_name, info->level,
+                (unsigned long long)manifest_level_at(level, position)->index.address,
+                (unsigned long long)info->index.address);
+        return false;
+    }
+    manifest_level_insert(level, &verify->node_pool, info);
+    return true;
+}
+
+/* Every table of the tree. False: something is wrong, and the tree is not fit to be scanned. */
+static bool check_tree(struct verify *verify)
+{
+    const uint32_t tree_id = verify->tree_version.shape.tree_id;
+    bool sound = true;
+    for (uint64_t i = 0; i < verify->table_count; i++) {
+        const struct table_info *info = &verify->tables[i];
+        if (info->tree_id == tree_id && !level_insert(verify, info)) {
+            sound = false;
+            (void)check_table(verify, info); /* In no level, but its blocks are in use. */
+        }
+    }
+    for (uint32_t i = 0; i < LEVEL_COUNT; i++) {
+        const struct manifest_level *level = &verify->manifest.levels[i];
+        for (struct manifest_position position = manifest_level_first(level);
+             manifest_level_at(level, position) != NULL;
+             position = manifest_level_next(level, position)) {
+            sound &= check_table(verify, manifest_level_at(level, position));
+        }
+    }
+    return sound;
+}
+
+typedef void visit_value(void *context, const uint8_t *value);
+
+/* The newest value of each key, tombstones left out. False: a block cannot be read any more. */
+static bool scan(struct verify *verify, visit_value *visit, void *context)
+{
+    const uint32_t key_size = verify->tree_version.shape.key_size;
+    struct key key_min = {0};
+    struct key key_max = {0};
+    memset(key_max.bytes, 0xff, key_size);
+    scan_tree_open(&verify->scan, verify->geometry, &verify->grid, &verify->tree_version, &key_min,
+                   &key_max, false, verify->scan_spare);
+    const uint8_t *value = NULL;
+    enum status status = scan_tree_next(&verify->scan, &value);
+    while (status == STATUS_OK && value != NULL) {
+        visit(context, value);
+        status = scan_tree_next(&verify->scan, &value);
+    }
+    if (status != STATUS_OK) {
+        problem(verify, "grid: %s: the block at address %llu was whole and is not any more: %s",
+                verify->tree_name, (unsigned long long)verify->scan.bad_address,
+                status_text(status));
+    }
+    scan_tree_close(&verify->scan);
+    return status == STATUS_OK;
+}
+
+/* ---- One groove: objects, ids, indexes ---------------------------------------------------------
+ */
+
+static void multiset_add(struct multiset *set, const uint8_t *bytes, uint32_t size)
+{
+    const struct checksum checksum = checksum_of(bytes, size);
+    u128 hash;
+    memcpy(&hash, checksum.bytes, sizeof hash);
+    set->count += 1;
+    set->sum += hash;
+}
+
+struct groove_check {
+    struct verify *verify;
+    const struct catalog_groove *groove;
+    const struct groove_schema *schema;
+    bool objects_known; /* the object tree was scanned to its end */
+    uint64_t object_count;
+    /* What the objects call for, by position of the tree; [TREE_OBJECT] is not used. */
+    struct multiset expected[GROOVE_TREE_COUNT_MAX];
+    struct multiset found; /* in the tree being scanned */
+    uint32_t found_size;   /* bytes of each of its values */
+    uint64_t bad_count;    /* objects that make no sense */
+    uint64_t bad_timestamp;
+};
+
+/* A live object; its fields lie where they lie in an image. */
+static void visit_object(void *context, const uint8_t *value)
+{
+    struct groove_check *check = context;
+    const uint64_t timestamp = load_u64_be(value);
+    const uint64_t version = load_u64_be(value + 8);
+    static const uint8_t id_zero[ID_SIZE];
+    if (timestamp == 0 || version < timestamp || version > check->verify->checkpoint->timestamp ||
+        memcmp(value + 16, id_zero, ID_SIZE) == 0 || !schema_image_valid(check->schema, value)) {
+        check->bad_count += 1;
+        check->bad_timestamp = timestamp;
+    }
+    check->object_count += 1;
+
+    uint8_t id_value[ID_VALUE_SIZE];
+    memcpy(id_value, value + 16, ID_SIZE);
+    memcpy(id_value + ID_SIZE, value, 8);
+    multiset_add(&check->expected[TREE_ID], id_value, ID_VALUE_SIZE);
+    for (uint32_t i = 0; i < check->schema->spec.index_count; i++) {
+        uint8_t key[KEY_SIZE_MAX];
+        if (schema_index_key(check->schema, i, value, timestamp, key)) {
+            multiset_add(&check->expected[TREE_INDEX + i], key,
+                         check->schema->indexes[i].prefix_size + 8u);
+        }
+    }
+}
+
+static void visit_entry(void *context, const uint8_t *value)
+{
+    struct groove_check *check = context;
+    multiset_add(&check->found, value, check->found_size);
+}
+
+static void check_objects(struct groove_check *check)
+{
+    struct verify *verify = check->verify;
+    check->objects_known = scan(verify, visit_object, check);
+    if (check->bad_count > 0) {
+        problem(verify,
+                "grid: %s: %llu objects have times, an id or fields that cannot be; the last has "
+                "timestamp %llu",
+                verify->tree_name, (unsigned long long)check->bad_count,
+                (unsigned long long)check->bad_timestamp);
+    }
+    if (check->objects_known && check->object_count != check->groove->object_count) {
+        problem(verify, "state: %s holds %llu objects, the state says %llu", verify->tree_name,
+                (unsigned long long)check->object_count,
+                (unsigned long long)check->groove->object_count);
+    }
+}
+
+static void check_entries(struct groove_check *check, uint32_t position)
+{
+    struct verify *verify = check->verify;
+    check->found = (struct multiset){0};
+    check->found_size = verify->tree_version.shape.value_size;
+    if (!scan(verify, visit_entry, check)) {
+        return;
+    }
+    const struct multiset *expected = &check->expected[position];
+    if (check->found.count != expected->count) {
+        problem(verify, "grid: %s holds %llu entries, the objects call for %llu", verify->tree_name,
+                (unsigned long long)check->found.count, (unsigned long long)expected->count);
+    } else if (check->found.sum != expected->sum) {
+        problem(verify,
+                "grid: %s holds %llu entries as it should, but some are not those of the "
+                "objects",
+                verify->tree_name, (unsigned long long)check->found.count);
+    }
+}
+
+static void tree_name(const struct groove_check *check, uint32_t position, char *text,
+                      size_t text_size)
+{
+    const uint32_t tree_id = check->groove->trees[position]->shape.tree_id;
+    const struct groove_spec *spec = &check->schema->spec;
+    if (position < TREE_INDEX) {
+        snprintf(text, text_size, "%s tree %u of groove '%s'",
+                 position == TREE_OBJECT ? "object" : "id", tree_id, spec->name);
+    } else {
+        snprintf(text, text_size, "tree %u of index '%s' of groove '%s'", tree_id,
+                 spec->indexes[position - TREE_INDEX].name, spec->name);
+    }
+}
+
+static void check_groove(struct verify *verify, const struct catalog_groove *groove)
+{
+    struct groove_check check = {
+        .verify = verify,
+        .groove = groove,
+        .schema = &groove->schema->schema,
+    };
+    for (uint32_t i = 0; i < groove->tree_count; i++) {
+        tree_name(&check, i, verify->tree_name, sizeof verify->tree_name);
+        tree_begin(verify, &groove->trees[i]->shape);
+        const bool sound = check_tree(verify);
+        /* Of a groove that is being dropped some tables are gone already. */
+        if (sound && !groove->dropping) {
+            if (i == TREE_OBJECT) {
+                check_objects(&check);
+            } else if (check.objects_known) {
+                check_entries(&check, i);
+            }
+        }
+        tree_end(verify);
+    }
+    verify->report->grooves += !groove->dropping;
+}
+
+static void check_grooves(struct verify *verify)
+{
+    if (!verify->catalog_known) {
+        verify->reach_whole = false; /* Without shapes no table can be read. */
+        return;
+    }
+    for (uint64_t i = 0; i < verify->table_count; i++) {
+        const struct table_info *info = &verify->tables[i];
+        if (catalog_tree_for_id(&verify->catalog, info->tree_id) == NULL) {
+            problem(verify,
+                    "manifest log: the table at address %llu is of tree %u, which no "
+                    "groove has",
+                    (unsigned long long)info->index.address, info->tree_id);
+            verify->reach_whole = false;
+        }
+    }
+    for (const struct catalog_groove *groove = catalog_after(&verify->catalog, 0); groove != NULL;
+         groove = catalog_after(&verify->catalog, groove->groove_id)) {
+        check_groove(verify, groove);
+    }
+}
+
+/* ---- Journal -----------------------------------------------------------------------------------
+ */
+
+/* Where the entries so far have brought the forest. */
+struct journal_position {
+    uint64_t commit;
+    uint64_t timestamp;
+};
+
+/* Whether the entry's requests fill it, and its numbers follow from those before. */
+static bool entry_follows(const struct journal_header *header, const uint8_t *entry,
+                          struct journal_position *position)
+{
+    if (header->commit != position->commit + 1) {
+        return false;
+    }
+    if (header->kind == JOURNAL_KIND_SEAL) {
+        return true;
+    }
+    if (header->timestamp <= position->timestamp) {
+        return false;
+    }
+    uint64_t timestamp = header->timestamp;
+    uint64_t at = JOURNAL_HEADER_SIZE;
+    for (uint32_t i = 0; i < header->request_count; i++) {
+        struct batch_request_header request;
+        if (header->size - at < sizeof request) {
+            return false;
+        }
+        memcpy(&request, entry + at, sizeof request);
+        at += sizeof request;
+        if (header->size - at < align_up(request.size, 8)) {
+            return false;
+        }
+        at += align_up(request.size, 8);
+        if ((request.flags & BATCH_FLAG_REFUSED) == 0) {
+            position->commit += 1;
+            timestamp += max_u64(request.event_count, 1);
+        }
+    }
+    position->timestamp = timestamp - 1;
+    return at == header->size;
+}
+
+static void check_journal(struct verify *verify)
+{
+    const struct checkpoint_state *checkpoint = verify->checkpoint;
+    struct verify_report *report = verify->report;
+    struct journal journal;
+    journal_init(&journal, &verify->io, verify->geometry, verify->superblock.journal_seed,
+                 &verify->workers, &verify->doorbell);
+    journal_recover_begin(&journal, checkpoint->journal_sequence, checkpoint->journal_offset,
+                          &checkpoint->journal_parent);
+    struct journal_position position = {checkpoint->commit, checkpoint->timestamp};
+    enum journal_recovery outcome = JOURNAL_RECOVERY_ENTRY;
+    for (;;) {
+        uint64_t bad_offset = journal.head;
+        const enum status status =
+            journal_recover_next(&journal, verify->entry, &outcome, &bad_offset);
+        if (status != STATUS_OK) {
+            problem(verify, "journal: entry %llu at offset %llu of the zone: %s%s",
+                    (unsigned long long)journal.sequence_next, (unsigned long long)bad_offset,
+                    status_text(status),
+                    status == STATUS_CORRUPT ? ", and later entries are whole" : "");
+            return;
+        }
+        if (outcome != JOURNAL_RECOVERY_ENTRY) {
+            break;
+        }
+        const struct journal_header *header =
+            (const struct journal_header *)(const void *)verify->entry;
+        report->journal_entries += 1;
+        report->bytes_checked += align_up(header->size, SECTOR_SIZE);
+        if (!entry_follows(header, verify->entry, &position)) {
+            problem(verify,
+                    "journal: entry %llu at offset %llu of the zone does not follow from what came "
+                    "before",
+                    (unsigned long long)header->sequence, (unsigned long long)header->offset);
+            return;
+        }
+    }
+    if (checkpoint->op > 0 && report->journal_entries == 0) {
+        /* The last bar of a checkpoint lives in the journal alone. */
+        problem(verify,
+                "journal: entry %llu at offset %llu of the zone is missing, and the "
+                "checkpoint needs it",
+                (unsigned long long)checkpoint->journal_sequence,
+                (unsigned long long)checkpoint->journal_offset);
+    } else if (outcome == JOURNAL_RECOVERY_TORN) {
+        LOG_INFO("verify.torn_tail", log_u64("sequence", journal.sequence_next),
+                 log_u64("offset", journal.head),
+                 log_text("note", "the last entry was never finished; opening drops it"));
+    }
+}
+
+/* ---- Superblock --------------------------------------------------------------------------------
+ */
+
+/* Whether one of the four sectors is a whole superblock, of whatever sequence. */
+static bool copy_is_whole(const struct superblock *sector, const struct superblock *chosen,
+                          uint32_t copy)
+{
+    static const uint8_t zeros[sizeof sector->copy_zero];
+    const size_t covered = offsetof(struct superblock, magic);
+    const struct checksum checksum =
+        checksum_of((const uint8_t *)sector + covered, SECTOR_SIZE - covered);
+    return checksum_equal(&checksum, &sector->checksum) && sector->copy == copy &&
+           memcmp(sector->copy_zero, zeros, sizeof zeros) == 0 &&
+           memcmp(sector->magic, chosen->magic, sizeof sector->magic) == 0;
+}
+
+/* A quorum was found. Copies that are older (or newer, alone) are what a crash leaves; copies that
+ * are not whole are damage, though the next open repairs it. */
+static void check_copies(struct verify *verify, const struct superblock *sectors)
+{
+    for (uint32_t i = 0; i < SUPERBLOCK_COPY_COUNT; i++) {
+        if (!copy_is_whole(&sectors[i], &verify->superblock, i)) {
+            problem(verify,
+                    "superblock: copy %u at offset %llu is damaged; opening the file repairs it", i,
+                    (unsigned long long)(superblock_zone_offset() + (uint64_t)i * SECTOR_SIZE));
+        } else if (!checksum_equal(&sectors[i].checksum, &verify->superblock.checksum)) {
+            LOG_INFO("verify.superblock_copy", log_u64("copy", i),
+                     log_u64("sequence", sectors[i].sequence),
+                     log_text("note", "of another checkpoint; opening rewrites it"));
+        }
+    }
+}
+
+/* Numbers whose checksum is right and that still cannot be; memory is taken by them. */
+static const char *checkpoint_problem(const struct checkpoint_state *checkpoint,
+                                      const struct geometry *geometry)
+{
+    const bool empty = checkpoint->manifest_block_count == 0 && checkpoint->table_count == 0 &&
+                       checkpoint->free_set_size == 0 && checkpoint->state_size == 0 &&
+                       checkpoint->blocks_acquired == 0;
+    if (checkpoint->op == 0 && !empty) {
+        return "a file without a checkpoint has blocks";
+    }
+    if (checkpoint->op % geometry->bar_beats != 0) {
+        return "the checkpoint is not at the end of a bar";
+    }
+    if (checkpoint->free_set_size > geometry->block_count_max / 8 * 2) {
+        return "the free set is larger than the grid can be";
+    }
+    if (checkpoint->state_size > catalog_encoded_size_max(geometry)) {
+        return "the state is larger than the largest catalog";
+    }
+    if (checkpoint->manifest_block_count > checkpoint->blocks_acquired ||
+        checkpoint->table_count > checkpoint->blocks_acquired / TABLE_BLOCK_COUNT_MIN) {
+        return "the checkpoint counts more tables or manifest blocks than blocks";
+    }
+    return NULL;
+}
+
+static enum status open_superblock(struct verify *verify)
+{
+    struct superblock *sectors = memory_acquire(SUPERBLOCK_COPY_COUNT * sizeof *sectors);
+    if (sectors == NULL) {
+        problem(verify, "memory: %s", status_text(STATUS_NO_MEMORY));
+        return STATUS_NO_MEMORY;
+    }
+    struct superblock_open_report report;
+    enum status status = superblock_open(&verify->io, sectors, false, &verify->superblock, &report);
+    if (status == STATUS_VERSION) {
+        problem(verify, "superblock: format version %u, this program reads version %u",
+                verify->superblock.version, SUPERBLOCK_VERSION);
+    } else if (status != STATUS_OK) {
+        problem(verify, "superblock: %s",
+                report.problem != NULL ? report.problem : status_text(status));
+    } else {
+        const char *reason =
+            checkpoint_problem(&verify->superblock.checkpoint, &verify->superblock.geometry);
+        if (reason != NULL) {
+            problem(verify, "superblock: %s", reason);
+            status = STATUS_CORRUPT;
+        } else {
+            check_copies(verify, sectors);
+            verify->report->bytes_checked += SUPERBLOCK_COPY_COUNT * SECTOR_SIZE;
+            verify->report->checkpoint_id = verify->superblock.checkpoint_id;
+            verify->report->checkpoint_op = verify->superblock.checkpoint.op;
+        }
+    }
+    memory_release(sectors, SUPERBLOCK_COPY_COUNT * sizeof *sectors);
+    return status;
+}
+
+/* ---- Lifecycle ---------------------------------------------------------------------------------
+ */
+
+/* Zeroed; given back by release_all. */
+static void *take(struct verify *verify, size_t size)
+{
+    assert(verify->allocation_count < ALLOCATION_MAX);
+    void *memory = memory_acquire(max_u64(size, 1));
+    verify->allocations[verify->allocation_count].memory = memory;
+    verify->allocations[verify->allocation_count].size = max_u64(size, 1);
+    verify->allocation_count += 1;
+    verify->allocation_failed |= memory == NULL;
+    return memory;
+}
+
+static void release_all(struct verify *verify)
+{
+    while (verify->allocation_count > 0) {
+        verify->allocation_count -= 1;
+        memory_release(verify->allocations[verify->allocation_count].memory,
+                       verify->allocations[verify->allocation_count].size);
+    }
+}
+
+static enum status take_all(struct verify *verify)
+{
+    const struct geometry *geometry = verify->geometry;
+    const struct checkpoint_state *checkpoint = verify->checkpoint;
+    const size_t block_size = geometry->block_size;
+    const size_t tree_count = geometry->tree_count_max;
+    verify->window_block_count = (uint32_t)max_u64(IO_SIZE_MAX / block_size, 1);
+    verify->node_max = manifest_level_node_max(checkpoint->table_count);
+    verify->reached = take(verify, geometry->block_count_max / 64 * sizeof(uint64_t));
+    verify->trees = take(verify, tree_count * sizeof(struct tree));
+    verify->tree_nodes = take(verify, tree_count * LEVEL_COUNT * sizeof(struct manifest_node *));
+    verify->tables = take(verify, checkpoint->table_count * sizeof(struct table_info));
+    verify->nodes =
+        take(verify, (size_t)LEVEL_COUNT * verify->node_max * sizeof(struct manifest_node *));
+    verify->trailer = take(verify, max_u64(checkpoint->free_set_size, checkpoint->state_size));
+    verify->index_block = take(verify, block_size);
+    verify->filter_block = take(verify, block_size);
+    verify->single_block = take(verify, block_size);
+    verify->window = take(verify, verify->window_block_count * block_size);
+    verify->scan_spare = take(verify, LEVEL_COUNT * 3 * block_size);
+    verify->entry = take(verify, journal_entry_size_max(geometry));
+    if (verify->allocation_failed) {
+        return STATUS_NO_MEMORY;
+    }
+    for (size_t i = 0; i < tree_count; i++) {
+        verify->trees[i].level_nodes = verify->tree_nodes + i * LEVEL_COUNT;
+    }
+    return STATUS_OK;
+}
+
+/* Room for the log that the superblock counts: manifest_log keeps 7 A + 10 blocks and more, where A
+ * is append_blocks_max. */
+static enum status init_manifest_log(struct verify *verify)
+{
+    const struct manifest_log_options options = {
+        .append_blocks_max = (uint32_t)(verify->checkpoint->manifest_block_count / 7) + 1,
+        .table_count_max = max_u64(verify->checkpoint->table_count, 1),
+    };
+    return manifest_log_init(&verify->manifest_log, verify->geometry, &verify->grid,
+                             &verify->free_set, &verify->workers, &verify->doorbell, &options);
+}
+
+/* A tree is spread over all levels at worst, so that each has its share of half-filled nodes. */
+static enum status init_node_pool(struct verify *verify)
+{
+    return node_pool_init(&verify->node_pool,
+                          verify->node_max + LEVEL_COUNT * manifest_level_node_max(0));
+}
+
+static void walk(struct verify *verify)
+{
+    verify->reach_whole = true;
+    check_free_set(verify);
+    check_state(verify);
+    check_manifest_log(verify);
+    check_grooves(verify);
+    check_reached(verify);
+    check_journal(verify);
+    if (verify->progress != NULL) {
+        const uint64_t total = blocks_expected(verify);
+        verify->progress(total, total, verify->context);
+    }
+}
+
+static enum status init_and_walk(struct verify *verify)
+{
+    verify->geometry = &verify->superblock.geometry;
+    verify->checkpoint = &verify->superblock.checkpoint;
+    enum status status = take_all(verify);
+    if (status != STATUS_OK) {
+        return status;
+    }
+    status = workers_start(&verify->workers, "verify", 0, 1);
+    if (status != STATUS_OK) {
+        return status;
+    }
+    doorbell_init(&verify->doorbell);
+    status = grid_init(&verify->grid, &verify->io, verify->geometry, 0, &verify->workers,
+                       &verify->doorbell);
+    if (status != STATUS_OK) {
+        goto deinit_doorbell;
+    }
+    status = free_set_init(&verify->free_set, verify->geometry->block_count_max);
+    if (status != STATUS_OK) {
+        goto deinit_grid;
+    }
+    status = catalog_init(&verify->catalog, verify->geometry, verify->trees, 1);
+    if (status != STATUS_OK) {
+        goto deinit_free_set;
+    }
+    status = init_node_pool(verify);
+    if (status != STATUS_OK) {
+        goto deinit_catalog;
+    }
+    status = init_manifest_log(verify);
+    if (status != STATUS_OK) {
+        goto deinit_node_pool;
+    }
+    walk(verify);
+    manifest_log_deinit(&verify->manifest_log);
+
+deinit_node_pool:
+    node_pool_deinit(&verify->node_pool);
+deinit_catalog:
+    catalog_deinit(&verify->catalog);
+deinit_free_set:
+    free_set_deinit(&verify->free_set);
+deinit_grid:
+    grid_deinit(&verify->grid);
+deinit_doorbell:
+    doorbell_deinit(&verify->doorbell);
+    workers_join(&verify->workers);
+    return status;
+}
+
+enum status forest_verify(struct io *io, void (*problem_told)(void *context, const char *text),
+                          void (*progress)(uint64_t done, uint64_t total, void *context),
+                          void *context, struct verify_report *report)
+{
+    assert(problem_told != NULL);
+    *report = (struct verify_report){0};
+    struct verify *verify = memory_acquire(sizeof *verify);
+    if (verify == NULL) {
+        report->problems = 1;
+        problem_told(context, "verify cannot start: no memory");
+        return STATUS_NO_MEMORY;
+    }
+    verify->io.ops = &view_ops;
+    verify->source = io;
+    verify->problem = problem_told;
+    verify->progress = progress;
+    verify->context = context;
+    verify->report = report;
+    enum status status = open_superblock(verify);
+    if (status == STATUS_OK) {
+        status = init_and_walk(verify);
+        if (status != STATUS_OK) {
+            problem(verify, "verify cannot start: %s", status_text(status));
+        }
+    }
+    release_all(verify);
+    memory_release(verify, sizeof *verify);
+    return status;
 }
