@@ -347,6 +347,7 @@ bool dispatch_take(struct dispatch *dispatch)
         struct exchange *exchange = next;
         next = exchange->next;
         exchange->context = dispatch;
+        dispatch->taken_total += 1;
         assert(exchange->header.operation < DISPATCH_OPERATION_COUNT);
         dispatch->requests_total[exchange->header.operation] += 1;
         switch ((enum operation)exchange->header.operation) {

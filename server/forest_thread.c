@@ -23,7 +23,6 @@
 #include "server/value_text.h"
 
 enum {
-    JOB_QUEUE_CAPACITY = 4096, /* jobs; more than the forest ever has in hand, 32 KiB a team */
     DRAIN_STEP_MS = 20,
     BUSY_RETRY_MS = 10,      /* some batches later there is room again */
     EXIT_STOPPED_TWICE = 75, /* a second signal: gone at once, the journal recovers */
@@ -31,6 +30,7 @@ enum {
 
 /* A heartbeat against a ring that somebody forgot: nothing relies on it. */
 static const uint64_t heartbeat_ns = 1000ull * 1000 * 1000;
+static const uint64_t silence_ns = 100ull * 1000 * 1000; /* ten times a slow disk's sync */
 static const uint64_t ns_per_ms = 1000 * 1000;
 
 struct daemon {
@@ -210,20 +210,21 @@ static void on_open(void *context, enum status status, const struct forest_open_
 static enum status start_teams(struct daemon *daemon)
 {
     const struct config *config = daemon->config;
-    enum status status =
-        workers_start(&daemon->compactors, "compact", config->workers, JOB_QUEUE_CAPACITY);
+    const uint32_t capacity =
+        forest_queue_capacity(&daemon->plan.geometry, config->read_slot_count);
+    enum status status = workers_start(&daemon->compactors, "compact", config->workers, capacity);
     if (status != STATUS_OK) {
         return status;
     }
-    status = workers_start(&daemon->journal_worker, "journal", 1, JOB_QUEUE_CAPACITY);
+    status = workers_start(&daemon->journal_worker, "journal", 1, capacity);
     if (status != STATUS_OK) {
         goto join_compactors;
     }
-    status = workers_start(&daemon->growth_worker, "growth", 1, JOB_QUEUE_CAPACITY);
+    status = workers_start(&daemon->growth_worker, "growth", 1, capacity);
     if (status != STATUS_OK) {
         goto join_journal;
     }
-    status = workers_start(&daemon->readers, "read", config->readers, JOB_QUEUE_CAPACITY);
+    status = workers_start(&daemon->readers, "read", config->readers, capacity);
     if (status != STATUS_OK) {
         goto join_growth;
     }
@@ -285,8 +286,8 @@ static enum status start_listener(struct daemon *daemon)
         listener_start(&options, on_request, daemon, &daemon->listener, &why);
     if (status != STATUS_OK) {
         snprintf(daemon->reason, FOREST_THREAD_REASON_SIZE,
-                 "cannot listen on %.300s: %.300s (--socket names the path)",
-                 config->socket_path, why != NULL ? why : status_text(status));
+                 "cannot listen on %.300s: %.300s (--socket names the path)", config->socket_path,
+                 why != NULL ? why : status_text(status));
     }
     return status;
 }
@@ -303,12 +304,36 @@ static bool turn(struct daemon *daemon)
     return any;
 }
 
+/* What an idle forest does with its time: pays what it owes (compaction, dropped grooves), and when
+ * nothing is owed seals the journal. Returns whether there is something to tick for. */
+static bool use_silence(struct daemon *daemon)
+{
+    if (forest_pay_debt(daemon->forest)) {
+        return true;
+    }
+    forest_seal(daemon->forest);
+    return !forest_is_idle(daemon->forest);
+}
+
+/* Silence begins when nothing was asked for a while, and lasts until something is: a client that
+ * asks one thing at a time leaves gaps that are not idleness. */
 static void serve(struct daemon *daemon)
 {
+    bool silent = false;
     while (!stop_wanted(daemon)) {
         const uint64_t seen = doorbell_count(&daemon->doorbell);
-        if (!turn(daemon) && !stop_wanted(daemon)) {
-            doorbell_wait(&daemon->doorbell, seen, heartbeat_ns);
+        const uint64_t taken_total = daemon->dispatch.taken_total;
+        const bool any = turn(daemon);
+        if (daemon->dispatch.taken_total != taken_total) {
+            silent = false;
+        }
+        if (any || (silent && forest_is_idle(daemon->forest) && use_silence(daemon)) ||
+            stop_wanted(daemon)) {
+            continue;
+        }
+        doorbell_wait(&daemon->doorbell, seen, silent ? heartbeat_ns : silence_ns);
+        if (doorbell_count(&daemon->doorbell) == seen && forest_is_idle(daemon->forest)) {
+            silent = true;
         }
     }
 }
