@@ -6,8 +6,13 @@
 #include <assert.h>
 #include <string.h>
 
+#include "engine/lsm/filter.h"
+
 /* In outcomes[] while lookup_run is at work: no run or table has had the key so far. */
 enum { UNRESOLVED = 0xFF };
+
+/* Keys that go through all runs together: their hashes lie on the stack. */
+enum { CHUNK_KEYS = 512 };
 
 /* The keys not yet resolved are among [first, end). */
 struct walk {
@@ -15,6 +20,8 @@ struct walk {
     const struct tree_shape *shape;
     uint32_t first;
     uint32_t end;
+    uint32_t chunk_first; /* hashes[i - chunk_first] is key i's, in FILTER_KIND_KEY trees */
+    const uint64_t *hashes;
 };
 
 static const uint8_t *key_at(const struct lookup *lookup, uint32_t i)
@@ -66,6 +73,9 @@ static void walk_run(struct walk *walk, const struct run *run)
             continue;
         }
         const uint8_t *key = key_at(lookup, i);
+        if (walk->hashes != NULL && !run_may_contain(run, walk->hashes[i - walk->chunk_first])) {
+            continue;
+        }
         position = run_lower_bound(run, walk->shape, key, position);
         if (position == run->value_count) {
             return;
@@ -75,6 +85,31 @@ static void walk_run(struct walk *walk, const struct run *run)
             resolve(walk, i, value);
         }
     }
+}
+
+/* Chunk by chunk, so that hashing happens once per key and not once per key and run. */
+static void walk_runs(struct walk *walk, const struct tree_version *tree)
+{
+    uint64_t hashes[CHUNK_KEYS];
+    for (uint32_t first = 0; first < walk->lookup->key_count; first += CHUNK_KEYS) {
+        const uint32_t left = walk->lookup->key_count - first;
+        walk->first = first;
+        walk->end = first + (left < CHUNK_KEYS ? left : CHUNK_KEYS);
+        walk->chunk_first = first;
+        walk->hashes = NULL;
+        if (walk->shape->filter_kind == FILTER_KIND_KEY && tree->run_count > 0) {
+            for (uint32_t i = walk->first; i < walk->end; i++) {
+                hashes[i - first] = filter_hash(key_at(walk->lookup, i), walk->shape->key_size);
+            }
+            walk->hashes = hashes;
+        }
+        for (uint32_t i = 0; i < tree->run_count && walk_narrow(walk); i++) {
+            walk_run(walk, tree->runs[i]);
+        }
+    }
+    walk->hashes = NULL;
+    walk->first = 0;
+    walk->end = walk->lookup->key_count;
 }
 
 /* Key i as the manifest holds keys. */
@@ -168,9 +203,7 @@ enum status lookup_run(struct lookup *lookup, bool may_be_stale)
     }
     memset(lookup->outcomes, UNRESOLVED, lookup->key_count);
 
-    for (uint32_t i = 0; i < tree->run_count && walk_narrow(&walk); i++) {
-        walk_run(&walk, tree->runs[i]);
-    }
+    walk_runs(&walk, tree);
     for (uint32_t i = 0; i < LEVEL_COUNT && walk_narrow(&walk); i++) {
         const struct manifest_level *level = &tree->manifest->levels[i];
         const enum status status =

@@ -3,6 +3,7 @@
 #include <assert.h>
 #include <string.h>
 
+#include "engine/lsm/filter.h"
 #include "pool/base.h"
 #include "pool/memory.h"
 
@@ -71,7 +72,8 @@ bool run_arena_has_room(const struct run_arena *arena, uint64_t value_count, uin
         (value_count - used_run_count) / values_per_segment + used_run_count;
     const uint64_t directory_count =
         (segment_count - used_run_count) / RUN_SEGMENTS_PER_DIRECTORY + used_run_count;
-    return segment_count + directory_count <= arena->free_segment_count;
+    const uint64_t filter_count = value_count / RUN_FILTER_VALUES + used_run_count;
+    return segment_count + directory_count + filter_count <= arena->free_segment_count;
 }
 
 static uint8_t *segment_acquire(struct run_arena *arena)
@@ -157,9 +159,45 @@ static void run_append(struct run_arena *arena, struct run *run, const struct tr
     }
 }
 
-/* No values come any more. */
-static void run_finish(struct run *run, const struct tree_shape *shape)
+/* Which of the run's filters a key belongs to: bits that filter_add does not use alike. */
+static uint32_t filter_index(const struct run *run, uint64_t hash)
 {
+    const uint64_t mixed = (hash ^ (hash >> 29)) * 0x9E3779B97F4A7C15u >> 32;
+    return (uint32_t)(mixed * run->filter_count >> 32);
+}
+
+bool run_may_contain(const struct run *run, uint64_t hash)
+{
+    return run->filter_count == 0 ||
+           filter_may_contain(run->filters[filter_index(run, hash)], RUN_SEGMENT_SIZE, hash);
+}
+
+static void build_filters(struct run_arena *arena, struct run *run, const struct tree_shape *shape)
+{
+    const uint64_t count = div_ceil(run->value_count, RUN_FILTER_VALUES);
+    if (shape->filter_kind != FILTER_KIND_KEY || run->value_count < RUN_FILTER_VALUES_MIN ||
+        count > RUN_FILTER_MAX || arena->free_segment_count < count) {
+        return;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        run->filters[i] = segment_acquire(arena);
+        memset(run->filters[i], 0, RUN_SEGMENT_SIZE);
+    }
+    run->filter_count = (uint32_t)count;
+    uint32_t span_count;
+    for (uint64_t index = 0; index < run->value_count; index += span_count) {
+        const uint8_t *value = run_span(run, index, &span_count);
+        for (uint32_t i = 0; i < span_count; i++, value += run->value_size) {
+            const uint64_t hash = filter_hash(value, shape->key_size);
+            filter_add(run->filters[filter_index(run, hash)], RUN_SEGMENT_SIZE, hash);
+        }
+    }
+}
+
+/* No values come any more. */
+static void run_finish(struct run_arena *arena, struct run *run, const struct tree_shape *shape)
+{
+    build_filters(arena, run, shape);
     assert(run->value_count > 0);
     assert(run->tombstone_count <= run->value_count);
     memcpy(run->key_min.bytes, run_value(run, 0), shape->key_size);
@@ -182,7 +220,7 @@ struct run *run_build(struct run_arena *arena, const struct tree_shape *shape,
     assert(run_arena_has_room(arena, count, shape->value_size, 1));
     struct run *run = run_acquire(arena, shape->value_size);
     run_append(arena, run, shape, values, count);
-    run_finish(run, shape);
+    run_finish(arena, run, shape);
     assert(run->value_count == count);
     return run;
 }
@@ -220,7 +258,7 @@ struct run *run_merge(struct run_arena *arena, const struct tree_shape *shape,
         run_append(arena, run, shape, span, count);
         older_index += count;
     }
-    run_finish(run, shape);
+    run_finish(arena, run, shape);
     assert(run->value_count >= max_u64(newer->value_count, older->value_count));
     assert(run->value_count <= newer->value_count + older->value_count);
     return run;
@@ -248,6 +286,9 @@ void run_release(struct run_arena *arena, struct run *run)
     }
     for (uint32_t i = 0; i < RUN_DIRECTORY_COUNT && run->directory[i] != NULL; i++) {
         segment_release(arena, (uint8_t *)run->directory[i]);
+    }
+    for (uint32_t i = 0; i < run->filter_count; i++) {
+        segment_release(arena, run->filters[i]);
     }
     *run = (struct run){.free_next = arena->free_runs};
     arena->free_runs = run;

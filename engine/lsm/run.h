@@ -14,12 +14,16 @@
 
 #include "engine/lsm/key.h"
 #include "engine/lsm/tree_shape.h"
+#include "engine/storage/limits.h"
 #include "pool/status.h"
 
 enum {
     RUN_SEGMENT_SIZE = 16384,
     RUN_DIRECTORY_COUNT = 16,
     RUN_SEGMENTS_PER_DIRECTORY = RUN_SEGMENT_SIZE / 8,
+    RUN_FILTER_MAX = 8,          /* filter segments of one run */
+    RUN_FILTER_VALUES_MIN = 256, /* below, a search costs no more than the filter */
+    RUN_FILTER_VALUES = RUN_SEGMENT_SIZE * 8 / FILTER_BITS_PER_KEY, /* keys of one segment */
 };
 
 struct run {
@@ -31,13 +35,17 @@ struct run {
     struct key key_min; /* key bytes only, zero padded; as the first and last values hold them */
     struct key key_max;
     uint8_t **directory[RUN_DIRECTORY_COUNT];
+    /* Of trees that are searched by whole keys: a filter (filter.h), because a batch asks every run
+     * for every one of its ids and nearly all are absent. */
+    uint8_t *filters[RUN_FILTER_MAX];
+    uint32_t filter_count;
     struct run *free_next;
 };
 
 struct run_arena {
-    uint8_t *memory;         /* [segment_count * RUN_SEGMENT_SIZE] */
-    uint8_t *free_segments;  /* intrusive list through the first 8 bytes */
-    struct run *runs;        /* [run_count_max] */
+    uint8_t *memory;        /* [segment_count * RUN_SEGMENT_SIZE] */
+    uint8_t *free_segments; /* intrusive list through the first 8 bytes */
+    struct run *runs;       /* [run_count_max] */
     struct run *free_runs;
     uint64_t segment_count;
     uint64_t free_segment_count;
@@ -79,6 +87,9 @@ static inline const uint8_t *run_value(const struct run *run, uint64_t index)
     return run_segment(run, index / run->values_per_segment) +
            (size_t)(index % run->values_per_segment) * run->value_size;
 }
+
+/* Whether the run may hold the key with this filter_hash. */
+bool run_may_contain(const struct run *run, uint64_t hash);
 
 /* Values in memory from `index` on, to the end of its segment. index < value_count. */
 const uint8_t *run_span(const struct run *run, uint64_t index, uint32_t *count);

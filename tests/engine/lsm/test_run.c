@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/lsm/filter.h"
 #include "pool/base.h"
 #include "tests/harness/prng.h"
 
@@ -160,7 +161,16 @@ static void check_shape(uint32_t key_size, uint32_t value_size)
         check_lower_bound(merged, values[2], merged_count);
 
         const uint64_t segment_count = div_ceil(merged_count, RUN_SEGMENT_SIZE / value_size);
-        cr_assert(eq(u64, arena.segment_count - arena.free_segment_count, segment_count + 1));
+        cr_assert(eq(u64, arena.segment_count - arena.free_segment_count,
+                     segment_count + 1 + merged->filter_count));
+        cr_assert(eq(u32, merged->filter_count,
+                     merged_count < RUN_FILTER_VALUES_MIN || shape.filter_kind != FILTER_KIND_KEY
+                         ? 0
+                         : (uint32_t)div_ceil(merged_count, RUN_FILTER_VALUES)));
+        for (uint32_t i = 0; i < merged_count; i++) { /* No false negatives. */
+            const uint64_t hash = filter_hash(values[2] + (size_t)i * value_size, key_size);
+            cr_assert(run_may_contain(merged, hash));
+        }
         run_release(&arena, merged);
         cr_assert(eq(u64, arena.free_segment_count, arena.segment_count));
     }
