@@ -182,26 +182,41 @@ static void reply_send(struct reply *reply, uint64_t commit, uint64_t timestamp)
     exchange_send(reply->exchange, reply->size);
 }
 
-/* The forest thread allocates nothing, the transport does: per message, and is let to. */
+/* The forest thread allocates nothing, the transport does: per message, and is let to. Between
+ * these two; the end takes what the begin returned. */
+static bool transport_begin(void)
+{
+    const bool forbidden = memory_allocation_forbidden();
+    memory_allow_allocation();
+    return forbidden;
+}
+
+static void transport_end(bool forbidden)
+{
+    if (forbidden) {
+        memory_forbid_allocation();
+    }
+}
+
 static void refuse(struct dispatch *dispatch, struct exchange *exchange, enum result result,
                    const char *text)
 {
     assert(result != RESULT_OK);
     dispatch->refused_total += 1;
-    memory_allow_allocation();
+    const bool forbidden = transport_begin();
     exchange_reply_result(exchange, result, text);
-    memory_forbid_allocation();
+    transport_end(forbidden);
 }
 
 static void reply_body(struct exchange *exchange, const void *body, uint32_t body_size)
 {
     struct reply reply;
-    memory_allow_allocation();
+    const bool forbidden = transport_begin();
     if (reply_begin(&reply, exchange, body_size)) {
         reply_append(&reply, body, body_size);
         reply_send(&reply, 0, 0);
     }
-    memory_forbid_allocation();
+    transport_end(forbidden);
 }
 
 enum status dispatch_init(struct dispatch *dispatch, struct forest *forest,
@@ -313,7 +328,7 @@ static void answer_schema(struct dispatch *dispatch, struct exchange *exchange)
 {
     const struct schema_reply schema = {.groove_count = collect_grooves(dispatch)};
     struct reply reply;
-    memory_allow_allocation();
+    const bool forbidden = transport_begin();
     if (reply_begin(&reply, exchange,
                     (uint32_t)sizeof schema +
                         schema.groove_count * (uint32_t)SCHEMA_GROOVE_SIZE_MAX)) {
@@ -323,7 +338,7 @@ static void answer_schema(struct dispatch *dispatch, struct exchange *exchange)
         }
         reply_send(&reply, 0, 0);
     }
-    memory_forbid_allocation();
+    transport_end(forbidden);
 }
 
 static void answer_stat(struct dispatch *dispatch, struct exchange *exchange)
@@ -496,9 +511,9 @@ void dispatch_committed(void *context, const struct request_outcome *outcome)
         refuse(dispatch, exchange, dispatch_result(outcome->result), outcome->reason);
         return;
     }
-    memory_allow_allocation();
+    const bool forbidden = transport_begin();
     reply_committed(dispatch, exchange, outcome);
-    memory_forbid_allocation();
+    transport_end(forbidden);
 }
 
 /* ---- Reads -------------------------------------------------------------------------------------
@@ -531,12 +546,14 @@ static void read_done(struct read_request *read)
 {
     struct exchange *exchange = read->context;
     struct dispatch *dispatch = exchange->context;
+    const bool forbidden = transport_begin(); /* With inline readers this is the forest thread. */
     if (read->result == REQUEST_RESULT_OK) {
         reply_read(exchange, read);
     } else {
         atomic_fetch_add_explicit(&dispatch->reads_refused_total, 1, memory_order_relaxed);
         exchange_reply_result(exchange, dispatch_result(read->result), NULL);
     }
+    transport_end(forbidden);
     struct doorbell *doorbell = dispatch->queue->doorbell;
     forest_read_release(dispatch->forest, read);
     /* Pairs with the acquire in dispatch_is_idle. The forest thread joins the readers before it

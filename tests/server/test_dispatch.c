@@ -1,0 +1,503 @@
+/* Goal: every operation of the wire reaches the forest and comes back as docs/protocol.md says,
+ * once, with the right result; nothing is lost when the forest asks to wait.
+ * Method: a real forest on a disk in memory, inline teams, and a front-end made of arrays: the
+ * functions of ipc/listener.h are defined here instead of being linked. */
+#include <criterion/criterion.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/object.h"
+#include "pool/memory.h"
+#include "server/dispatch.h"
+#include "server/schema_text.h"
+#include "server/stat_text.h"
+#include "tests/harness/sim_io.h"
+
+TestSuite(dispatch, .timeout = 60);
+
+/* ---- The front-end ---- */
+
+enum { REPLY_SIZE_MAX = 1 << 20, EXCHANGE_COUNT = 40 };
+
+struct fake {
+    struct exchange exchange; /* First member: exchanges cast back. */
+    uint8_t *request;         /* owned; freed with the answer, so that ASan sees later reads */
+    uint8_t *reply;           /* owned */
+    uint32_t reply_size;
+    bool answered;
+};
+
+static struct fake fakes[EXCHANGE_COUNT];
+static uint32_t fake_count;
+
+static void answer(struct fake *fake)
+{
+    cr_assert_not(fake->answered, "answered twice");
+    fake->answered = true;
+    free(fake->request);
+    fake->request = NULL;
+}
+
+uint8_t *exchange_reply_buffer(struct exchange *exchange, uint32_t size)
+{
+    struct fake *fake = (struct fake *)exchange;
+    cr_assert_leq(size, REPLY_SIZE_MAX);
+    fake->reply = malloc(size);
+    return fake->reply;
+}
+
+void exchange_send(struct exchange *exchange, uint32_t size)
+{
+    struct fake *fake = (struct fake *)exchange;
+    fake->reply_size = size;
+    answer(fake);
+}
+
+void exchange_reply(struct exchange *exchange, const void *header, uint32_t header_size,
+                    const void *body, uint32_t body_size)
+{
+    struct fake *fake = (struct fake *)exchange;
+    fake->reply = malloc(header_size + body_size);
+    memcpy(fake->reply, header, header_size);
+    memcpy(fake->reply + header_size, body, body_size);
+    fake->reply_size = header_size + body_size;
+    answer(fake);
+}
+
+void exchange_reply_result(struct exchange *exchange, enum result result, const char *text)
+{
+    const char *body = text != NULL ? text : result_text(result);
+    const struct reply_header header =
+        protocol_reply_header(&exchange->header, result, (uint32_t)strlen(body));
+    exchange_reply(exchange, &header, sizeof header, body, (uint32_t)strlen(body));
+}
+
+void exchange_drop(struct exchange *exchange)
+{
+    answer((struct fake *)exchange);
+}
+
+void listener_stats_read(struct listener *listener, struct listener_stats *stats)
+{
+    (void)listener;
+    *stats = (struct listener_stats){.connections = 3};
+}
+
+/* ---- The daemon around it ---- */
+
+static struct sim_io sim;
+static struct doorbell doorbell;
+static struct workers compactors, journal_worker, growth_worker, readers;
+static struct forest *forest;
+static struct request_queue queue;
+static struct config config;
+static struct dispatch dispatch;
+static uint64_t now_ns = 1000;
+static bool opened;
+
+static uint64_t now(void *context)
+{
+    (void)context;
+    return now_ns;
+}
+
+static const struct clock test_clock = {now, now, NULL};
+
+static void on_open(void *context, enum status status, const struct forest_open_report *report,
+                    const char *reason)
+{
+    (void)context;
+    (void)report;
+    cr_assert_eq(status, STATUS_OK, "%s", reason);
+    opened = true;
+}
+
+static void setup(void)
+{
+    enum { CAPACITY = 4096, SIZE_LIMIT = 64 << 20 };
+    const struct geometry geometry = geometry_tiny();
+    const uint8_t file_id[16] = {1};
+    char error[CONFIG_ERROR_SIZE];
+    char reason[256];
+    enum status status;
+    sim_io_init(&sim, SIZE_LIMIT);
+    doorbell_init(&doorbell);
+    cr_assert_eq(forest_format(&sim.io, &geometry, file_id, 7, NULL, NULL), STATUS_OK);
+    cr_assert_eq(workers_start(&compactors, "compact", 0, CAPACITY), STATUS_OK);
+    cr_assert_eq(workers_start(&journal_worker, "journal", 0, CAPACITY), STATUS_OK);
+    cr_assert_eq(workers_start(&growth_worker, "growth", 0, CAPACITY), STATUS_OK);
+    cr_assert_eq(workers_start(&readers, "read", 0, CAPACITY), STATUS_OK);
+    const struct forest_options options = {
+        .io = &sim.io,
+        .clock = &test_clock,
+        .doorbell = &doorbell,
+        .compactors = &compactors,
+        .journal_worker = &journal_worker,
+        .growth_worker = &growth_worker,
+        .readers = &readers,
+        .cache_size = 4 << 20,
+        .read_slot_count = 2,
+        .on_committed = dispatch_committed,
+    };
+    forest = forest_init(&options, &status, reason, sizeof reason);
+    cr_assert_not_null(forest, "%s", reason);
+    forest_open(forest, on_open, NULL);
+    while (!opened) {
+        forest_tick(forest);
+    }
+    config_init(&config);
+    cr_assert_eq(config_finish(&config, "test.holt", 1, error), STATUS_OK);
+    request_queue_init(&queue, &doorbell, EXCHANGE_COUNT, 16 << 20);
+    cr_assert_eq(dispatch_init(&dispatch, forest, &queue, &config, &test_clock), STATUS_OK);
+    dispatch.listener = (struct listener *)&sim; /* Only asked whether it is there. */
+    dispatch.message_size_max = dispatch_message_size_max(&geometry);
+}
+
+/* As the forest thread does, without allocating. */
+static void run(void)
+{
+    bool any = true;
+    memory_forbid_allocation();
+    while (any || !dispatch_is_idle(&dispatch) || !forest_is_idle(forest)) {
+        any = dispatch_take(&dispatch);
+        any |= dispatch_submit(&dispatch);
+        any |= forest_tick(forest);
+    }
+    memory_allow_allocation();
+}
+
+static void teardown(void)
+{
+    run();
+    dispatch_deinit(&dispatch);
+    request_queue_deinit(&queue);
+    forest_deinit(forest);
+    workers_join(&readers);
+    workers_join(&growth_worker);
+    workers_join(&journal_worker);
+    workers_join(&compactors);
+    doorbell_deinit(&doorbell);
+    sim_io_deinit(&sim);
+    for (uint32_t i = 0; i < fake_count; i++) {
+        cr_assert(fakes[i].answered);
+        free(fakes[i].reply);
+    }
+}
+
+/* Queues a request; run() answers it. */
+static struct fake *push(enum operation operation, const void *body, uint32_t body_size)
+{
+    cr_assert_lt(fake_count, EXCHANGE_COUNT);
+    struct fake *fake = &fakes[fake_count++];
+    const struct request_header header = {
+        .magic = PROTOCOL_MAGIC,
+        .version = PROTOCOL_VERSION,
+        .operation = (uint16_t)operation,
+        .number = 100 + fake_count,
+        .body_size = body_size,
+    };
+    const uint32_t size = PROTOCOL_HEADER_SIZE + body_size;
+    fake->request = malloc(size);
+    memcpy(fake->request, &header, sizeof header);
+    if (body_size > 0) {
+        memcpy(fake->request + sizeof header, body, body_size);
+    }
+    enum result result;
+    cr_assert(
+        protocol_request_check(fake->request, size, 1 << 20, &fake->exchange.header, &result));
+    fake->exchange.request = fake->request;
+    fake->exchange.request_size = size;
+    fake->exchange.received_ns = now_ns;
+    cr_assert(request_queue_push(&queue, &fake->exchange));
+    return fake;
+}
+
+static struct reply_header header_of(const struct fake *fake)
+{
+    struct reply_header header;
+    cr_assert(fake->answered);
+    cr_assert(protocol_reply_check(fake->reply, fake->reply_size, &header));
+    cr_assert_eq(header.number, fake->exchange.header.number);
+    cr_assert_eq(header.operation, fake->exchange.header.operation);
+    return header;
+}
+
+static const uint8_t *body_of(const struct fake *fake)
+{
+    return fake->reply + PROTOCOL_HEADER_SIZE;
+}
+
+/* Asks and expects the result. */
+static struct fake *ask(enum operation operation, const void *body, uint32_t body_size,
+                        enum result result)
+{
+    struct fake *fake = push(operation, body, body_size);
+    run();
+    cr_assert_eq(header_of(fake).result, result, "%s: %s", operation_name(operation),
+                 result_name(header_of(fake).result));
+    return fake;
+}
+
+/* name text<8> at 32, size u32 at 40; object_size 48 */
+static uint32_t create_things(void)
+{
+    static struct groove_spec spec;
+    char error[SCHEMA_TEXT_ERROR_SIZE];
+    cr_assert(schema_text_parse("things", "name text<8>, size u32, index name, index size", &spec,
+                                error));
+    struct fake *fake = ask(OPERATION_CREATE_GROOVE, &spec, sizeof spec, RESULT_OK);
+    struct create_groove_reply created;
+    memcpy(&created, body_of(fake), sizeof created);
+    cr_assert_eq(header_of(fake).body_size, sizeof created);
+    cr_assert_eq(created.object_size, 48);
+    cr_assert_gt(header_of(fake).commit, 0);
+    return created.groove_id;
+}
+
+enum { OBJECT_SIZE = 48 };
+
+static void make_object(uint8_t *image, uint8_t id, const char *name, uint32_t size)
+{
+    memset(image, 0, OBJECT_SIZE);
+    image[0] = id;
+    memcpy(image + 32, name, strlen(name));
+    memcpy(image + 40, &size, sizeof size);
+}
+
+static uint32_t make_insert(uint8_t *body, uint32_t groove_id, uint32_t count, uint8_t first_id)
+{
+    const struct wire_section section = {
+        .groove_id = groove_id,
+        .event_type = WIRE_EVENT_TYPE_INSERT,
+        .event_count = count,
+    };
+    memcpy(body, &section, sizeof section);
+    for (uint32_t i = 0; i < count; i++) {
+        make_object(body + sizeof section + i * OBJECT_SIZE, (uint8_t)(first_id + i),
+                    i % 2 == 0 ? "even" : "odd", i);
+    }
+    return (uint32_t)sizeof section + count * OBJECT_SIZE;
+}
+
+/* ---- Tests ---- */
+
+Test(dispatch, hello_and_ping_answer_at_once, .init = setup, .fini = teardown)
+{
+    struct fake *fake = ask(OPERATION_HELLO, NULL, 0, RESULT_OK);
+    struct hello_reply hello;
+    memcpy(&hello, body_of(fake), sizeof hello);
+    cr_assert_eq(hello.batch_size_max, geometry_tiny().batch_size_max);
+    cr_assert_eq(hello.batch_event_max, geometry_tiny().batch_event_max);
+    cr_assert_eq(hello.exchange_count, config.exchange_count);
+    cr_assert_str_eq(hello.version, HOLT_VERSION);
+    fake = ask(OPERATION_PING, "echo", 4, RESULT_OK);
+    cr_assert_arr_eq(body_of(fake), "echo", 4);
+}
+
+Test(dispatch, schema_describes_what_was_created, .init = setup, .fini = teardown)
+{
+    struct schema_reply schema;
+    memcpy(&schema, body_of(ask(OPERATION_SCHEMA, NULL, 0, RESULT_OK)), sizeof schema);
+    cr_assert_eq(schema.groove_count, 0);
+    const uint32_t groove_id = create_things();
+    const uint8_t *body = body_of(ask(OPERATION_SCHEMA, NULL, 0, RESULT_OK));
+    memcpy(&schema, body, sizeof schema);
+    cr_assert_eq(schema.groove_count, 1);
+    struct schema_groove groove;
+    struct schema_field fields[2];
+    struct schema_index indexes[2];
+    memcpy(&groove, body + sizeof schema, sizeof groove);
+    memcpy(fields, body + sizeof schema + sizeof groove, sizeof fields);
+    memcpy(indexes, body + sizeof schema + sizeof groove + sizeof fields, sizeof indexes);
+    cr_assert_str_eq(groove.name, "things");
+    cr_assert_eq(groove.groove_id, groove_id);
+    cr_assert_eq(groove.object_size, OBJECT_SIZE);
+    cr_assert_gt(groove.event_count_max, 0);
+    cr_assert_str_eq(fields[1].name, "size");
+    cr_assert_eq(fields[1].offset, 40);
+    cr_assert_eq(fields[1].size, 4);
+    cr_assert_str_eq(indexes[0].name, "name");
+    cr_assert_eq(indexes[1].index_id, 1);
+    cr_assert_eq(indexes[1].fields[0], 1);
+}
+
+Test(dispatch, writes_and_reads_go_through, .init = setup, .fini = teardown)
+{
+    static uint8_t body[4096];
+    const uint32_t groove_id = create_things();
+    struct fake *fake = ask(OPERATION_WRITE, body, make_insert(body, groove_id, 10, 1), RESULT_OK);
+    const uint64_t commit = header_of(fake).commit;
+    struct write_reply write;
+    memcpy(&write, body_of(fake), sizeof write);
+    cr_assert_eq(write.failure_count, 0);
+    cr_assert_gt(header_of(fake).timestamp, 0);
+
+    /* The last three again, and seven new: failures name the events. */
+    fake = ask(OPERATION_WRITE, body, make_insert(body, groove_id, 10, 8), RESULT_OK);
+    memcpy(&write, body_of(fake), sizeof write);
+    cr_assert_eq(write.failure_count, 3);
+    struct wire_failure failures[3];
+    memcpy(failures, body_of(fake) + sizeof write, sizeof failures);
+    for (uint32_t i = 0; i < 3; i++) {
+        cr_assert_eq(failures[i].event_index, i);
+        cr_assert_eq(failures[i].result, WIRE_EVENT_RESULT_EXISTS);
+    }
+    cr_assert_gt(header_of(fake).commit, commit);
+
+    const struct lookup_request lookup = {.groove_id = groove_id, .id_count = 3};
+    uint8_t ids[sizeof lookup + 3 * 16] = {0};
+    memcpy(ids, &lookup, sizeof lookup);
+    ids[sizeof lookup] = 5;
+    ids[sizeof lookup + 16] = 200;
+    ids[sizeof lookup + 32] = 1;
+    fake = ask(OPERATION_LOOKUP, ids, sizeof ids, RESULT_OK);
+    struct objects_reply objects;
+    memcpy(&objects, body_of(fake), sizeof objects);
+    cr_assert_eq(objects.object_count, 2);
+    cr_assert_eq(objects.object_size, OBJECT_SIZE);
+    cr_assert_eq(body_of(fake)[sizeof objects], 5);
+    cr_assert_eq(body_of(fake)[sizeof objects + OBJECT_SIZE], 1);
+    cr_assert_geq(header_of(fake).commit, commit);
+
+    uint8_t key[sizeof(struct query_request) + 8] = {0};
+    struct query_request query = {.groove_id = groove_id, .limit = 3, .key_size = 8};
+    memcpy(key, &query, sizeof query);
+    memcpy(key + sizeof query, "odd", 3);
+    fake = ask(OPERATION_QUERY, key, sizeof key, RESULT_OK);
+    memcpy(&objects, body_of(fake), sizeof objects);
+    cr_assert_eq(objects.object_count, 3);
+    query.limit = 0;
+    memcpy(key, &query, sizeof query);
+    fake = ask(OPERATION_COUNT, key, sizeof key, RESULT_OK);
+    uint64_t count;
+    memcpy(&count, body_of(fake), sizeof count);
+    cr_assert_eq(count, 9); /* Ids 2, 4, .., 10, then 11, 13, 15, 17. */
+    query = (struct query_request){.groove_id = groove_id, .index_id = WIRE_INDEX_NONE};
+    fake = ask(OPERATION_COUNT, &query, sizeof query, RESULT_OK);
+    memcpy(&count, body_of(fake), sizeof count);
+    cr_assert_eq(count, 17);
+}
+
+Test(dispatch, refusals_have_their_result, .init = setup, .fini = teardown)
+{
+    static struct groove_spec spec;
+    static uint8_t body[1 << 16];
+    char name[WIRE_NAME_SIZE] = "things";
+    char error[SCHEMA_TEXT_ERROR_SIZE];
+    const uint32_t groove_id = create_things();
+    cr_assert(schema_text_parse("things", "a u8", &spec, error));
+    ask(OPERATION_CREATE_GROOVE, &spec, sizeof spec, RESULT_GROOVE_EXISTS);
+    spec.name[0] = '9';
+    struct fake *fake = ask(OPERATION_CREATE_GROOVE, &spec, sizeof spec, RESULT_BAD_SCHEMA);
+    cr_assert_gt(header_of(fake).body_size, 0);
+    ask(OPERATION_WRITE, body, make_insert(body, groove_id + 100, 1, 1), RESULT_UNKNOWN_GROOVE);
+    const uint32_t count = geometry_tiny().batch_size_max / OBJECT_SIZE + 1;
+    ask(OPERATION_WRITE, body, make_insert(body, groove_id, count, 1), RESULT_TOO_BIG);
+    ask(OPERATION_WRITE, body, make_insert(body, groove_id, 2, 1) - 8, RESULT_BAD_BODY);
+
+    uint8_t key[sizeof(struct query_request) + 8] = {0};
+    struct query_request query = {.groove_id = groove_id, .index_id = 2, .key_size = 8};
+    memcpy(key, &query, sizeof query);
+    ask(OPERATION_QUERY, key, sizeof key, RESULT_UNKNOWN_INDEX);
+    query = (struct query_request){.groove_id = groove_id, .index_id = 1, .key_size = 8};
+    memcpy(key, &query, sizeof query);
+    ask(OPERATION_QUERY, key, sizeof key, RESULT_BAD_BODY);
+    query = (struct query_request){.groove_id = 99, .index_id = WIRE_INDEX_NONE};
+    ask(OPERATION_COUNT, &query, sizeof query, RESULT_UNKNOWN_GROOVE);
+    ask(OPERATION_DROP_GROOVE, name, sizeof name, RESULT_OK);
+    ask(OPERATION_DROP_GROOVE, name, sizeof name, RESULT_UNKNOWN_GROOVE);
+}
+
+Test(dispatch, more_than_a_batch_and_its_slots_wait_their_turn, .init = setup, .fini = teardown)
+{
+    static uint8_t body[1 << 14];
+    const uint32_t groove_id = create_things();
+    const uint32_t size = make_insert(body, groove_id, 60, 1);
+    const struct query_request query = {.groove_id = groove_id, .index_id = WIRE_INDEX_NONE};
+    struct fake *writes[15];
+    for (uint32_t i = 0; i < 15; i++) {
+        for (uint32_t event = 0; event < 60; event++) {
+            body[sizeof(struct wire_section) + event * OBJECT_SIZE + 1] = (uint8_t)(i + 1);
+        }
+        writes[i] = push(OPERATION_WRITE, body, size);
+        push(OPERATION_COUNT, &query, sizeof query);
+    }
+    run();
+    uint64_t commit = 0;
+    for (uint32_t i = 0; i < 15; i++) {
+        cr_assert_eq(header_of(writes[i]).result, RESULT_OK);
+        cr_assert_gt(header_of(writes[i]).commit, commit);
+        commit = header_of(writes[i]).commit;
+    }
+    uint64_t count;
+    memcpy(&count, body_of(ask(OPERATION_COUNT, &query, sizeof query, RESULT_OK)), sizeof count);
+    cr_assert_eq(count, 15 * 60);
+}
+
+Test(dispatch, what_is_too_late_is_not_begun, .init = setup, .fini = teardown)
+{
+    static uint8_t body[4096];
+    const uint32_t groove_id = create_things();
+    const struct query_request query = {.groove_id = groove_id, .index_id = WIRE_INDEX_NONE};
+    struct fake *write = push(OPERATION_WRITE, body, make_insert(body, groove_id, 1, 1));
+    struct fake *read = push(OPERATION_COUNT, &query, sizeof query);
+    write->exchange.header.deadline_ms = 5;
+    read->exchange.header.deadline_ms = 5;
+    now_ns += 6 * 1000 * 1000;
+    run();
+    cr_assert_eq(header_of(write).result, RESULT_EXPIRED);
+    cr_assert_eq(header_of(read).result, RESULT_EXPIRED);
+    uint64_t count = 1;
+    memcpy(&count, body_of(ask(OPERATION_COUNT, &query, sizeof query, RESULT_OK)), sizeof count);
+    cr_assert_eq(count, 0);
+}
+
+Test(dispatch, stat_is_json_and_counts, .init = setup, .fini = teardown)
+{
+    create_things();
+    struct fake *fake = ask(OPERATION_STAT, NULL, 0, RESULT_OK);
+    json_error_t error;
+    json_t *root = json_loadb((const char *)body_of(fake), header_of(fake).body_size, 0, &error);
+    cr_assert_not_null(root, "%s", error.text);
+    const json_t *requests = json_object_get(json_object_get(root, "requests"), "total");
+    cr_assert_eq(json_integer_value(json_object_get(requests, "CREATE_GROOVE")), 1);
+    cr_assert_eq(json_integer_value(json_object_get(requests, "STAT")), 1);
+    cr_assert_eq(
+        json_integer_value(json_object_get(json_object_get(root, "listener"), "connections")), 3);
+    const json_t *groove = json_array_get(json_object_get(root, "grooves"), 0);
+    cr_assert_str_eq(json_string_value(json_object_get(groove, "name")), "things");
+    json_decref(root);
+}
+
+Test(dispatch, the_largest_stat_fits, .init = setup, .fini = teardown)
+{
+    static struct groove_spec spec;
+    static struct groove_schema schema;
+    for (uint32_t i = 0; i < FIELD_COUNT_MAX; i++) {
+        snprintf(spec.fields[i].name, NAME_SIZE, "field_with_the_longest_name__%02u", i);
+        spec.fields[i].type = FIELD_TYPE_TEXT;
+        spec.fields[i].size = 4064;
+    }
+    for (uint32_t i = 0; i < INDEX_COUNT_MAX; i++) {
+        snprintf(spec.indexes[i].name, NAME_SIZE, "index_with_the_longest_name__%02u", i);
+        spec.indexes[i].field_count = INDEX_FIELD_COUNT_MAX;
+        spec.indexes[i].flags = INDEX_FLAG_UNIQUE | INDEX_FLAG_SPARSE;
+    }
+    memset(spec.name, 'g', NAME_SIZE - 1);
+    spec.field_count = FIELD_COUNT_MAX;
+    spec.index_count = INDEX_COUNT_MAX;
+    schema.spec = spec;
+    for (uint32_t i = 0; i < DISPATCH_GROOVE_COUNT_MAX; i++) {
+        dispatch.grooves[i] = (struct forest_groove_info){
+            .groove_id = UINT32_MAX,
+            .object_count = UINT64_MAX,
+            .schema = &schema,
+        };
+    }
+    memset(config.data_path, 1, sizeof config.data_path - 1);
+    memset(config.socket_path, 1, sizeof config.socket_path - 1);
+    cr_assert_not_null(
+        stat_text(&dispatch, DISPATCH_GROOVE_COUNT_MAX, dispatch.text, DISPATCH_TEXT_SIZE));
+}
