@@ -13,7 +13,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 
 #include "pool/base.h"
 #include "pool/clock.h"
@@ -235,9 +234,7 @@ static int receive_batch(struct import *import)
     }
     batch->number = 0;
     if (reply.result == RESULT_BUSY) {
-        const struct timespec pause = {.tv_nsec =
-                                           (long)min_u64(reply.retry_after_ms, 999) * 1000 * 1000};
-        nanosleep(&pause, NULL);
+        remote_pause(reply.retry_after_ms);
         return send_batch(import, batch);
     }
     if (reply.result != RESULT_OK) {

@@ -46,7 +46,7 @@ struct dispatch {
     struct exchange_list reads;         /* waiting for one of the forest's read slots */
     _Atomic uint32_t reads_in_progress; /* release by the reader, acquire by dispatch_is_idle */
 
-    uint64_t taken_total; /* requests out of the queue so far */
+    uint64_t taken_total;                              /* requests out of the queue so far */
     uint64_t requests_total[DISPATCH_OPERATION_COUNT]; /* by operation */
     uint64_t refused_total; /* results other than OK, but for those of reads */
     uint64_t expired_total;

@@ -4,8 +4,20 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
-#include "engine/schema.h"
+#include "pool/clock.h"
+
+static const uint64_t ns_per_ms = 1000 * 1000;
+
+void remote_pause(uint32_t milliseconds)
+{
+    const struct timespec pause = {
+        .tv_sec = milliseconds / 1000,
+        .tv_nsec = (long)(milliseconds % 1000) * 1000 * 1000,
+    };
+    nanosleep(&pause, NULL);
+}
 
 static int exit_code_of(uint32_t result)
 {
@@ -140,10 +152,18 @@ void remote_close(struct remote *remote)
 int remote_call(struct remote *remote, enum operation operation, const void *body,
                 uint32_t body_size, const char *about, struct client_reply *reply)
 {
-    const enum client_status status =
-        client_call(remote->client, operation, body, body_size, REMOTE_TIMEOUT_MS, reply);
-    if (status != CLIENT_OK) {
-        return remote_refuse_status(remote, status);
+    const uint64_t begin_ns = clock_monotonic_ns(&clock_system);
+    for (;;) {
+        const enum client_status status =
+            client_call(remote->client, operation, body, body_size, REMOTE_TIMEOUT_MS, reply);
+        if (status != CLIENT_OK) {
+            return remote_refuse_status(remote, status);
+        }
+        const uint64_t took_ns = clock_monotonic_ns(&clock_system) - begin_ns;
+        if (reply->result != RESULT_BUSY || took_ns > REMOTE_TIMEOUT_MS * ns_per_ms) {
+            break;
+        }
+        remote_pause(reply->retry_after_ms);
     }
     return reply->result == RESULT_OK ? CLI_GO_ON : remote_refuse_result(remote, reply, about);
 }

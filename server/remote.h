@@ -22,8 +22,11 @@ struct remote {
 int remote_open(struct remote *remote, const struct cli_command *command, const char *socket_path);
 void remote_close(struct remote *remote);
 
-/* One request; the reply's body is valid until the next call. `about` (may be NULL) is what an
- * error names: the groove. */
+/* Waits as a busy daemon asked for. */
+void remote_pause(uint32_t milliseconds);
+
+/* One request, again while the daemon is busy; the reply's body is valid until the next call.
+ * `about` (may be NULL) is what an error names: the groove. */
 int remote_call(struct remote *remote, enum operation operation, const void *body,
                 uint32_t body_size, const char *about, struct client_reply *reply);
 
