@@ -35,35 +35,38 @@ static uint64_t bucket_offset(uint32_t size, uint64_t hash)
     return bucket_index * BUCKET_SIZE;
 }
 
-static struct bucket bucket_mask(uint64_t hash)
+/* The bit of word `word` that this hash sets. */
+static uint32_t bit_of(uint64_t hash, int word)
 {
-    struct bucket mask;
-    for (int i = 0; i < WORD_COUNT; i++) {
-        mask.words[i] = (uint32_t)1 << ((uint32_t)hash * salts[i] >> 27);
-    }
-    return mask;
+    return (uint32_t)1 << ((uint32_t)hash * salts[word] >> 27);
 }
 
 void filter_add(uint8_t *filter, uint32_t size, uint64_t hash)
 {
-    const struct bucket mask = bucket_mask(hash);
     uint8_t *const bytes = filter + bucket_offset(size, hash);
     struct bucket bucket;
     memcpy(&bucket, bytes, BUCKET_SIZE);
     for (int i = 0; i < WORD_COUNT; i++) {
-        bucket.words[i] |= mask.words[i];
+        bucket.words[i] |= bit_of(hash, i);
     }
     memcpy(bytes, &bucket, BUCKET_SIZE);
 }
 
 bool filter_may_contain(const uint8_t *filter, uint32_t size, uint64_t hash)
 {
-    const struct bucket mask = bucket_mask(hash);
+    const uint8_t *const bytes = filter + bucket_offset(size, hash);
     struct bucket bucket;
-    memcpy(&bucket, filter + bucket_offset(size, hash), BUCKET_SIZE);
+    memcpy(&bucket, bytes, BUCKET_SIZE);
+    /* Most questions are about absent keys, and two words answer five of six of those. */
     uint32_t missing = 0;
-    for (int i = 0; i < WORD_COUNT; i++) {
-        missing |= mask.words[i] & ~bucket.words[i];
+    for (int i = 0; i < 2; i++) {
+        missing |= bit_of(hash, i) & ~bucket.words[i];
+    }
+    if (missing != 0) {
+        return false;
+    }
+    for (int i = 2; i < WORD_COUNT; i++) {
+        missing |= bit_of(hash, i) & ~bucket.words[i];
     }
     return missing == 0;
 }
