@@ -11,8 +11,9 @@
 /* In outcomes[] while lookup_run is at work: no run or table has had the key so far. */
 enum { UNRESOLVED = 0xFF };
 
-/* Keys that go through all runs together: their hashes lie on the stack. */
-enum { CHUNK_KEYS = 512 };
+/* Keys that go through all runs together: their hashes lie on the stack. Many, so that a run's
+ * filter, once in the processor's cache, answers for many. */
+enum { CHUNK_KEYS = 4096 };
 
 /* The keys not yet resolved are among [first, end). */
 struct walk {
