@@ -595,7 +595,7 @@ static void check_values(struct table_check *check, uint32_t block_index, const 
     const uint8_t *values = block_body_const(block);
     const char *wrong = NULL;
     if (status != STATUS_OK) {
-        wrong = "is not of this tree, or its counts make no sense";
+        wrong = "is not of this tree, or its counts or keys make no sense";
     } else if (count != expected) {
         wrong = "has another number of values than the index says";
     } else if (!ops->verify(values, count, value_size)) {
