@@ -331,10 +331,23 @@ static enum status decode_groove(struct catalog *catalog, const uint8_t *at, uin
     if (schema_build(catalog->geometry, &spec, &schema, reason, reason_size) != STATUS_OK) {
         return STATUS_CORRUPT;
     }
+    if (has_unique_index(&spec) || (flags == 0 && catalog_find_name(catalog, spec.name) != NULL)) {
+        snprintf(reason, reason_size, "state: groove %u could not have been created", groove_id);
+        return STATUS_CORRUPT;
+    }
     if (tree_count != TREE_INDEX + spec.index_count || free_tree_count(catalog) < tree_count ||
         free_groove(catalog) == NULL) {
         snprintf(reason, reason_size, "state: groove %u has an impossible number of trees",
                  groove_id);
+        return STATUS_CORRUPT;
+    }
+    bool zero = load_u32(at + 92) == 0;
+    for (uint32_t i = tree_count; i < GROOVE_TREE_COUNT_MAX; i++) {
+        zero &= load_u32(at + 20 + (size_t)4 * i) == 0;
+    }
+    if (!zero) {
+        snprintf(reason, reason_size,
+                 "state: groove %u has bytes that are not zero where nothing is", groove_id);
         return STATUS_CORRUPT;
     }
     uint32_t tree_ids[GROOVE_TREE_COUNT_MAX];
@@ -367,8 +380,8 @@ enum status catalog_decode(struct catalog *catalog, const uint8_t *buffer, uint6
     *timestamp = load_u64_le(buffer + 8);
     catalog->next_groove_id = load_u32(buffer + 16);
     catalog->next_tree_id = load_u32(buffer + 20);
-    if (catalog->next_groove_id == 0 || catalog->next_tree_id == 0) {
-        snprintf(reason, reason_size, "state: ids start at 1");
+    if (catalog->next_groove_id == 0 || catalog->next_tree_id == 0 || load_u32(buffer + 28) != 0) {
+        snprintf(reason, reason_size, "state: ids start at 1, and zero is zero");
         return STATUS_CORRUPT;
     }
     uint32_t id_before = 0;
