@@ -9,7 +9,7 @@ static int drop(struct remote *remote, const char *groove_name)
 {
     char name[WIRE_NAME_SIZE] = {0};
     struct client_reply reply;
-    memcpy(name, groove_name, strlen(groove_name));
+    memcpy(name, groove_name, strnlen(groove_name, sizeof name - 1)); /* Zero padded. */
     const int exit_code =
         remote_call(remote, OPERATION_DROP_GROOVE, name, sizeof name, groove_name, &reply);
     if (exit_code != CLI_GO_ON) {

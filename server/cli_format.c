@@ -31,7 +31,7 @@ static void widen_journal(struct geometry *geometry, uint64_t journal_size)
 static bool choose_geometry(const struct cli_command *command, const char *block_size_text,
                             const char *journal_size_text, struct geometry *geometry)
 {
-    uint64_t block_size = 32 * 1024;
+    uint64_t block_size = 32ull * 1024;
     if (block_size_text != NULL &&
         (!size_parse(block_size_text, &block_size) || !is_power_of_two(block_size) ||
          block_size < BLOCK_SIZE_MIN || block_size > BLOCK_SIZE_MAX)) {

@@ -18,7 +18,7 @@ static int get(struct remote *remote, const char *groove_name, const uint8_t *id
     uint32_t found = 0;
     for (uint32_t first = 0; exit_code == CLI_GO_ON && first < id_count; first += GET_ID_BATCH) {
         const uint32_t batch = (uint32_t)min_u64(id_count - first, GET_ID_BATCH);
-        uint8_t body[sizeof(struct lookup_request) + GET_ID_BATCH * WIRE_ID_SIZE];
+        uint8_t body[sizeof(struct lookup_request) + (size_t)GET_ID_BATCH * WIRE_ID_SIZE];
         const struct lookup_request lookup = {.groove_id = shape.groove_id, .id_count = batch};
         memcpy(body, &lookup, sizeof lookup);
         memcpy(body + sizeof lookup, ids + (size_t)first * WIRE_ID_SIZE,

@@ -77,7 +77,7 @@ enum {
 };
 static_assert(MESSAGE_MARGIN > sizeof(struct wire_groove_spec) + PROTOCOL_HEADER_SIZE, "fits");
 
-static const uint64_t ns_per_ms = 1000 * 1000;
+static const uint64_t ns_per_ms = 1000ull * 1000;
 
 static void list_push(struct exchange_list *list, struct exchange *exchange)
 {

@@ -31,7 +31,7 @@ enum {
 /* A heartbeat against a ring that somebody forgot: nothing relies on it. */
 static const uint64_t heartbeat_ns = 1000ull * 1000 * 1000;
 static const uint64_t silence_ns = 100ull * 1000 * 1000; /* ten times a slow disk's sync */
-static const uint64_t ns_per_ms = 1000 * 1000;
+static const uint64_t ns_per_ms = 1000ull * 1000;
 
 struct daemon {
     const struct config *config;

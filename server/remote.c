@@ -8,7 +8,7 @@
 
 #include "pool/clock.h"
 
-static const uint64_t ns_per_ms = 1000 * 1000;
+static const uint64_t ns_per_ms = 1000ull * 1000;
 
 void remote_pause(uint32_t milliseconds)
 {

@@ -14,7 +14,7 @@
 
 enum { NUMBER_TEXT_MAX = 400 }; /* bytes; the longest exact double has some 320 */
 
-static const uint64_t ns_per_second = 1000 * 1000 * 1000;
+static const uint64_t ns_per_second = 1000ull * 1000 * 1000;
 
 uint32_t value_size(const struct field_spec *field)
 {
