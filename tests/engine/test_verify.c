@@ -762,8 +762,7 @@ static void edit_manifest_no_values(void)
 
 static void edit_manifest_key_min(void)
 {
-    /* Objects are at least a nanosecond apart in the fixture's clock, often more. */
-    struct table_info *table = newest_table(ID_TREE);
+    struct table_info *table = newest_table(ID_TREE); /* Random ids: no two are neighbours. */
     table->key_min.bytes[15] += 1;
     manifest_seal();
 }
