@@ -276,6 +276,13 @@ static enum request_result check_ddl(struct batch *batch, const struct catalog *
     }
     assert(kind == REQUEST_KIND_GROOVE_FORGET || kind == REQUEST_KIND_IDLE);
     assert(size == 8);
+    if (kind == REQUEST_KIND_GROOVE_FORGET) {
+        const uint64_t groove_id = load_u64_le(body);
+        const struct catalog_groove *groove = catalog_after(catalog, (uint32_t)groove_id - 1);
+        return groove != NULL && groove->groove_id == groove_id && groove->dropping
+                   ? REQUEST_RESULT_OK
+                   : REQUEST_RESULT_UNKNOWN_GROOVE;
+    }
     return REQUEST_RESULT_OK;
 }
 
@@ -408,18 +415,24 @@ void batch_resolve(struct batch *batch, const struct catalog *catalog)
     }
     for (uint32_t i = 0; i < batch->request_count; i++) {
         struct batch_request *request = &batch->requests[i];
-        if (request->header->kind != REQUEST_KIND_WRITE || batch_request_refused(request)) {
+        if (batch_request_refused(request)) {
             continue;
         }
-        /* A batch before this one may have dropped a groove. */
+        /* A batch before this one may have dropped a groove, or taken its name. What can no longer
+         * be done is refused before it is journaled: replay would not believe it. */
+        const bool write = request->header->kind == REQUEST_KIND_WRITE;
         struct write_needs needs;
         const enum request_result result =
-            write_measure(batch, catalog, request->body, request->header->size, &needs);
+            write ? write_measure(batch, catalog, request->body, request->header->size, &needs)
+                  : check_ddl(batch, catalog, request->header->kind, request->body,
+                              request->header->size);
         if (result != REQUEST_RESULT_OK) {
             batch_request_refuse(request, result);
             continue;
         }
-        resolve_events(batch, catalog, request);
+        if (write) {
+            resolve_events(batch, catalog, request);
+        }
     }
     uint32_t item_first = 0;
     uint64_t object_first = 0;

@@ -107,8 +107,8 @@ enum batch_admission batch_add(struct batch *batch, const struct catalog *catalo
  * checksums were right, but the body makes no sense. */
 MUST_CHECK enum status batch_decode(struct batch *batch, const struct catalog *catalog);
 
-/* Once the catalog is what it will be when the batch executes: events and groups. Requests whose
- * groove is gone are refused. */
+/* Once the catalog is what it will be when the batch executes: events and groups. Requests that can
+ * no longer be done (their groove is gone, their name is taken) are refused. */
 void batch_resolve(struct batch *batch, const struct catalog *catalog);
 
 static inline bool batch_request_refused(const struct batch_request *request)

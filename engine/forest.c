@@ -553,11 +553,47 @@ static void wait_for_workers(struct forest *forest)
     }
 }
 
-void forest_deinit(struct forest *forest)
+void forest_reset(struct forest *forest)
 {
     assert(forest->reads_busy == 0);
     wait_for_workers(forest);
     give_back(forest);
+    free_set_reset(&forest->free_set);
+    for (uint32_t i = 0; i < array_count(forest->batches); i++) {
+        batch_reset(&forest->batches[i]);
+    }
+    journal_init(&forest->journal, forest->options.io, &forest->geometry,
+                 forest->superblock.journal_seed, forest->options.journal_worker, forest->doorbell);
+    forest->catalog.next_groove_id = 1;
+    forest->catalog.next_tree_id = 1;
+    forest->phase = FOREST_CLOSED;
+    forest->progress = FOREST_PROGRESS_NONE;
+    forest->read_only = false;
+    forest->full = false;
+    forest->gathering = NULL;
+    forest->preparing = NULL;
+    forest->committing = NULL;
+    forest->committing_version = NULL;
+    forest->stage = BATCH_STAGE_NONE;
+    forest->sealing = false;
+    forest->beats_owed = 0;
+    forest->bar_replayed = false;
+    forest->bar_checkpoint = false;
+    forest->bar_journal_used = 0;
+    forest->bar_memory_used = 0;
+    forest->journal_since_checkpoint = 0;
+    forest->beat_wait_since_ns = 0;
+    forest->manifest_write.active = false;
+    forest->checkpoint.pending = false;
+    forest->checkpoint.submitted = false;
+    forest->join_owed = false;
+    forest->trailer_count = 0;
+    forest->report = (struct forest_open_report){0};
+}
+
+void forest_deinit(struct forest *forest)
+{
+    forest_reset(forest);
     undo_steps(forest);
 }
 

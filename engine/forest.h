@@ -89,7 +89,11 @@ MUST_CHECK enum status forest_format(struct io *io, const struct geometry *geome
  * `reason` (reason_size bytes) then says what was found. */
 struct forest *forest_init(const struct forest_options *options, enum status *status, char *reason,
                            size_t reason_size);
-/* Requires: idle (forest_is_idle) and no reads in progress, or a failed open. */
+/* At any time, with no reads in progress: pending work is cancelled (what is on a worker is waited
+ * for, its result dropped), and the forest is as after forest_init. Nothing acknowledged is lost:
+ * forest_open recovers it. */
+void forest_reset(struct forest *forest);
+/* forest_reset, then all memory goes back. */
 void forest_deinit(struct forest *forest);
 
 struct forest_open_report {

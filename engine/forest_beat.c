@@ -241,18 +241,7 @@ static bool half_bar_complete(struct forest *forest, bool checkpoint)
     }
     forest_manifest_write_submit(forest);
     if (VERIFY) {
-        for (uint32_t i = 0; i < forest->geometry.tree_count_max; i++) {
-            const struct tree *tree = &forest->trees[i];
-            for (uint32_t level = 0; tree->used && level < LEVEL_COUNT; level++) {
-                for (struct manifest_position position = manifest_level_first(&tree->levels[level]);
-                     manifest_level_at(&tree->levels[level], position) != NULL;
-                     position = manifest_level_next(&tree->levels[level], position)) {
-                    assert(manifest_log_has_table(
-                        &forest->manifest_log,
-                        manifest_level_at(&tree->levels[level], position)->index.address));
-                }
-            }
-        }
+        assert(forest_verify_table_extents(forest));
     }
     return true;
 }

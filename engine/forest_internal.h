@@ -122,7 +122,6 @@ struct forest {
     struct batch *committing; /* its journal entry is in flight */
     struct version *committing_version;
     enum batch_stage stage;   /* of preparing */
-    bool preparing_uncounted; /* replay: not executed yet */
     struct prefetch prefetch;
     struct version *prefetch_version;
     uint8_t *write_memory; /* [batch_write_bytes_max] values of the executing batch */
@@ -201,6 +200,10 @@ bool forest_versions_collect(struct forest *forest);
 void forest_prefetch_begin(struct forest *forest, struct batch *batch);
 /* True once the prefetch of `preparing` is over and it is PREPARED. */
 bool forest_prefetch_reap(struct forest *forest);
+
+/* Every table of every level has exactly one live extent in the manifest log, and the counts agree.
+ * O(tables): under VERIFY only. */
+bool forest_verify_table_extents(const struct forest *forest);
 
 /* forest_beat.c */
 /* Counts a journal entry of `entry_size` bytes, and what has executed: the beats now owed. */

@@ -75,7 +75,9 @@ static enum status open_free_set(struct forest *forest, const struct checkpoint_
     return STATUS_OK;
 }
 
-static enum status open_state(struct forest *forest, const struct checkpoint_state *checkpoint)
+/* The catalog: each groove with its trees, still empty, ready for the manifest's tables. */
+static enum status open_grooves_commence(struct forest *forest,
+                                         const struct checkpoint_state *checkpoint)
 {
     uint64_t bad_address = 0;
     enum status status = trailer_read(
@@ -114,7 +116,34 @@ static enum status visit_table(void *context, const struct table_info *table)
     return STATUS_OK;
 }
 
-static enum status open_trees(struct forest *forest, const struct checkpoint_state *checkpoint)
+bool forest_verify_table_extents(const struct forest *forest)
+{
+    uint64_t table_count = 0;
+    for (uint32_t i = 0; i < forest->geometry.tree_count_max; i++) {
+        const struct tree *tree = &forest->trees[i];
+        for (uint32_t number = 0; tree->used && number < LEVEL_COUNT; number++) {
+            const struct manifest_level *level = &tree->levels[number];
+            for (struct manifest_position position = manifest_level_first(level);
+                 manifest_level_at(level, position) != NULL;
+                 position = manifest_level_next(level, position)) {
+                const struct table_info *table = manifest_level_at(level, position);
+                if (!manifest_log_has_table(&forest->manifest_log, table->index.address)) {
+                    return false;
+                }
+                table_count += 1;
+            }
+        }
+    }
+    return table_count == forest->manifest_log.table_count;
+}
+
+/* An independent, chronological replay of the log gives the same tables. */
+static bool verify_tables_recovered(struct forest *forest)
+{
+    return manifest_log_verify(&forest->manifest_log);
+}
+
+static enum status open_manifest(struct forest *forest, const struct checkpoint_state *checkpoint)
 {
     uint64_t bad_address = 0;
     const enum status status = manifest_log_open(
@@ -124,32 +153,27 @@ static enum status open_trees(struct forest *forest, const struct checkpoint_sta
         return forest->reason[0] != '\0' ? status
                                          : damaged(forest, status, "the manifest log", bad_address);
     }
-    if (checkpoint->manifest_recent_count > checkpoint->manifest_block_count) {
-        snprintf(forest->reason, sizeof forest->reason, "superblock: impossible checkpoint");
-        return STATUS_CORRUPT;
-    }
     forest->manifest_log.recent_count = (uint32_t)checkpoint->manifest_recent_count;
-    uint64_t table_count = 0;
-    for (uint32_t i = 0; i < forest->geometry.tree_count_max; i++) {
-        if (!forest->trees[i].used) {
-            continue;
-        }
-        table_count += tree_table_count(&forest->trees[i]);
+    if (VERIFY) {
+        assert(verify_tables_recovered(forest));
+    }
+    return STATUS_OK;
+}
+
+/* All tables of a groove's trees are in: levels are sorted and disjoint. */
+static enum status groove_open_complete(struct forest *forest, const struct catalog_groove *groove)
+{
+    for (uint32_t i = 0; i < groove->tree_count; i++) {
+        const struct tree *tree = groove->trees[i];
         for (uint32_t level = 0; level < LEVEL_COUNT; level++) {
-            if (!manifest_level_verify(&forest->trees[i].levels[level])) {
+            if (!manifest_level_verify(&tree->levels[level])) {
                 snprintf(forest->reason, sizeof forest->reason,
-                         "manifest log: tables of tree %u overlap in level %u",
-                         forest->trees[i].shape.tree_id, level);
+                         "manifest log: tables of tree %u overlap in level %u", tree->shape.tree_id,
+                         level);
                 return STATUS_CORRUPT;
             }
         }
     }
-    assert(table_count == checkpoint->table_count);
-    /* verify_tables_recovered: an independent, chronological replay gives the same tables. */
-    if (VERIFY) {
-        assert(manifest_log_verify(&forest->manifest_log));
-    }
-    forest->report.table_count = table_count;
     return STATUS_OK;
 }
 
@@ -158,6 +182,7 @@ static enum status open_checkpoint(struct forest *forest)
     const struct checkpoint_state *checkpoint = &forest->superblock.checkpoint;
     if (checkpoint->op % forest->geometry.bar_beats != 0 ||
         checkpoint->address_max > forest->geometry.block_count_max ||
+        checkpoint->manifest_recent_count > checkpoint->manifest_block_count ||
         checkpoint->free_set_size > forest->geometry.block_count_max / 8 * 2 ||
         checkpoint->state_size > catalog_encoded_size_max(&forest->geometry)) {
         snprintf(forest->reason, sizeof forest->reason, "superblock: impossible checkpoint");
@@ -168,11 +193,20 @@ static enum status open_checkpoint(struct forest *forest)
     }
     enum status status = open_free_set(forest, checkpoint);
     if (status == STATUS_OK) {
-        status = open_state(forest, checkpoint);
+        status = open_grooves_commence(forest, checkpoint);
     }
     if (status == STATUS_OK) {
-        status = open_trees(forest, checkpoint);
+        status = open_manifest(forest, checkpoint);
     }
+    for (const struct catalog_groove *groove = catalog_after(&forest->catalog, 0);
+         status == STATUS_OK && groove != NULL;
+         groove = catalog_after(&forest->catalog, groove->groove_id)) {
+        status = groove_open_complete(forest, groove);
+    }
+    if (VERIFY && status == STATUS_OK) {
+        assert(forest_verify_table_extents(forest));
+    }
+    forest->report.table_count = forest->manifest_log.table_count;
     return status;
 }
 

@@ -518,3 +518,49 @@ Test(forest, a_damaged_journal_entry_before_whole_ones_is_refused)
     fixture_close(&fixture);
     fixture_deinit(&fixture);
 }
+
+static void note_open(void *context, enum status status, const struct forest_open_report *report,
+                      const char *reason)
+{
+    (void)report;
+    (void)reason;
+    enum status *to = context;
+    *to = status;
+}
+
+Test(forest, reset_leaves_the_state_after_init_and_opening_recovers)
+{
+    setup();
+    prng_init(&prng, 12);
+    fixture_open(&fixture, 2, true);
+    fixture_create(&fixture);
+    for (int round = 0; round < 4; round++) {
+        for (int i = 0; i < 150; i++) {
+            random_write(1);
+        }
+        static struct fixture_object object;
+        static uint8_t body[128];
+        random_object(&object, KEY_COUNT + 1); /* In flight when the reset comes. */
+        fixture_submit(&fixture, REQUEST_KIND_WRITE, body,
+                       fixture_body(body, fixture.groove_id, EVENT_TYPE_UPSERT, &object, 1));
+        forest_tick(fixture.forest);
+        forest_reset(fixture.forest);
+        cr_assert(eq(u64, fixture.forest->nodes.free_count, fixture.forest->nodes.node_count));
+        cr_assert(eq(u64, fixture.forest->arena.free_segment_count,
+                     fixture.forest->arena.segment_count));
+        cr_assert(eq(u64, fixture.forest->free_set.acquired_count, 0));
+        enum status status = STATUS_CLOSED;
+        forest_open(fixture.forest, note_open, &status);
+        while (status == STATUS_CLOSED) {
+            const uint64_t seen = doorbell_count(&fixture.doorbell);
+            if (!forest_tick(fixture.forest) && status == STATUS_CLOSED) {
+                doorbell_wait(&fixture.doorbell, seen, DOORBELL_WAIT_FOREVER);
+            }
+        }
+        cr_assert(eq(int, status, STATUS_OK));
+        cr_assert(fixture_find(&fixture));
+        check_ids();
+    }
+    fixture_close(&fixture);
+    fixture_deinit(&fixture);
+}
