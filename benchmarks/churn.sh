@@ -28,10 +28,14 @@ done
 count=$(number "$count")
 single_count=$(number "$single_count")
 
+# ratio A B: of which B may be nothing, when so little was loaded that it stayed in memory.
+ratio() { if [ "$2" = 0 ]; then printf 'none'; else calculate "$1 / $2"; fi; }
+
 fresh()
 {
     prepare "$1"
     "$HOLT" format "$DATA" --block-size "$block_size" >/dev/null
+    # shellcheck disable=SC2119 # No flags.
     daemon_start
 }
 
@@ -48,7 +52,8 @@ for phase in insert update remove; do
 done
 row "settled in s" "$(get settle_s)"
 row "live blocks, empty forest" "$empty"
-row "live blocks, after" "$after ($(calculate "100 * ($after - $empty) / ($empty > 0 ? $empty : 1)" %+.1f) %)"
+row "live blocks, at most" "$(get blocks_live_max)"
+row "live blocks, after" "$after, the difference is $(ratio $((100 * (after - empty))) "$(get blocks_live_max)") % of the most"
 row "file" "$(calculate "$(get blocks_grown) * $(get block_size) / 1e9") GB"
 row "blocks written" "$(get blocks_written)"
 "$HOLT" verify "$DATA" 2>/dev/null || fail "verify found damage"
@@ -61,8 +66,8 @@ stream()
     fresh "$name"
     result=$(load --count "$single_count" "$@")
     written=$(get blocks_written)
-    result_settled=$(load --count 1 --first "$single_count" --settle "$settle" 2>/dev/null)
-    settled=$((written + $(field blocks_written <<<"$result_settled")))
+    load --count 0 --settle "$settle" >/dev/null
+    settled=$(stat_json | field blocks_written) # Since the daemon started, and that was with this.
     daemon_stop
     row "$name" "$(get insert_per_s)/s; $written blocks written, $settled when settled"
 }
@@ -70,4 +75,4 @@ printf '\n%s objects, as single inserts of %s clients and in big batches\n\n' "$
 stream batches
 batches=$written batches_settled=$settled
 stream single --single --clients "$clients" --in-flight 1
-row "single : batches" "$(calculate "$written / ($batches > 0 ? $batches : 1)"), when settled $(calculate "$settled / ($batches_settled > 0 ? $batches_settled : 1)")"
+row "single : batches" "$(ratio "$written" "$batches"), when settled $(ratio "$settled" "$batches_settled")"

@@ -38,6 +38,9 @@ number()
 # field NAME <<<JSON: the number behind a name that is found once.
 field() { sed -n 's/.*"'"$1"'":\([-0-9.]*\).*/\1/p'; }
 
+# list NAME <<<JSON: likewise an array of numbers, with blanks between them.
+list() { sed -n 's/.*"'"$1"'":\[\([0-9,]*\)\].*/\1/p' | tr ',' ' '; }
+
 # calculate EXPRESSION FORMAT: shell arithmetic has no fractions.
 calculate() { awk "BEGIN {printf \"${2:-%.2f}\", $1}"; }
 
@@ -86,7 +89,7 @@ clean_up()
 prepare()
 {
     [ -x "$HOLT" ] && [ -x "$HOLT_LOAD" ] ||
-        fail "there is no $HOLT or $HOLT_LOAD; './dev bench' builds them"
+        fail "there is no $HOLT or $HOLT_LOAD; 'cmake --preset release && cmake --build build/release'"
     mkdir -p "$HOLT_BENCH_DIR"
     DATA=$HOLT_BENCH_DIR/$1.holt
     SOCKET=$DATA.sock

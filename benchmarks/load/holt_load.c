@@ -208,20 +208,25 @@ static void send_more(struct load_client *client)
     }
 }
 
-/* Counts the failures of an answered batch. False: the reply is not what it should be. */
-static bool take_failures(struct load_client *client, const struct client_reply *reply)
+/* How many events of an answered batch failed, in *failure_count. False: the reply is not what it
+ * should be. */
+static bool take_failures(struct load_client *client, const struct client_reply *reply,
+                          uint32_t *failure_count)
 {
     struct write_reply head;
+    struct wire_failure failure;
     if (reply->body_size < sizeof head) {
         return false;
     }
     memcpy(&head, reply->body, sizeof head);
-    if (head.failure_count > 0 && reply->body_size >= sizeof head + sizeof(struct wire_failure)) {
-        struct wire_failure failure;
+    if (reply->body_size != sizeof head + (size_t)head.failure_count * sizeof failure) {
+        return false;
+    }
+    if (head.failure_count > 0) {
         memcpy(&failure, reply->body + sizeof head, sizeof failure);
         client->failure = client->failure == 0 ? failure.result : client->failure;
-        atomic_fetch_add(&client->load->phase->failure_count, head.failure_count);
     }
+    *failure_count = head.failure_count;
     return true;
 }
 
@@ -245,18 +250,20 @@ static void take_reply(struct load_client *client, const struct client_reply *re
         send_batch(client, slot);
         return;
     }
+    uint32_t failure_count;
     slot->used = false;
     client->used_count -= 1;
     if (reply->result != RESULT_OK) {
         client->result = reply->result;
-    } else if (!take_failures(client, reply)) {
+    } else if (!take_failures(client, reply, &failure_count) || failure_count > slot->event_count) {
         client->status = CLIENT_NOT_HOLT;
     } else {
         const uint64_t place =
             (load->round - (phase->event_type == WIRE_EVENT_TYPE_UPDATE)) * phase->batch_count +
             slot->batch_index;
         phase->latency_ns[place] = now_ns() - slot->sent_ns;
-        atomic_fetch_add(&phase->event_count, slot->event_count);
+        atomic_fetch_add(&phase->event_count, slot->event_count - failure_count);
+        atomic_fetch_add(&phase->failure_count, failure_count);
     }
 }
 
@@ -331,6 +338,7 @@ static bool sample(struct load *load)
         return false;
     }
     load->report.last = now;
+    load->report.blocks_live_max = max_u64(load->report.blocks_live_max, stat_blocks_live(&now));
     load->report.rss_max = max_u64(load->report.rss_max, max_u64(now.rss, stat_rss_max(now.pid)));
     for (uint32_t level = 0; level < now.level_count; level++) {
         load->report.tables_by_level_max[level] =
@@ -400,6 +408,7 @@ static bool count_objects(struct load *load, int *exit_code)
         return false;
     }
     memcpy(&load->report.objects, reply.body, sizeof load->report.objects);
+    load->report.counted = true;
     return true;
 }
 
@@ -518,11 +527,11 @@ static void plan_phase(struct load *load, struct phase *phase, const char *name,
     const uint64_t batch_count = div_ceil(options->count, events);
     phase->name = name;
     phase->event_type = event_type;
-    phase->round_count = round_count;
+    phase->round_count = options->count > 0 ? round_count : 0;
     phase->payload_size = payload_size;
     phase->events_per_batch = events;
     phase->batch_count = batch_count;
-    if (round_count > 0) {
+    if (phase->round_count > 0) {
         phase->latency_ns = allocate(round_count * batch_count, sizeof *phase->latency_ns);
     }
 }
@@ -618,15 +627,15 @@ static void close_load(struct load *load)
 static int tell_failures(const struct load *load)
 {
     int exit_code = EXIT_SUCCESS;
-    for (uint32_t i = 0; i < load->options.client_count; i++) {
+    for (uint32_t i = 0; i < load->options.client_count && exit_code == EXIT_SUCCESS; i++) {
         const struct load_client *client = &load->clients[i];
-        if (client->status != CLIENT_OK && exit_code == EXIT_SUCCESS) {
+        if (client->status != CLIENT_OK) {
             say("%s: %s", load->phase->name, client_status_text(client->status));
             exit_code = client_status_exit_code(client->status);
-        } else if (client->result != RESULT_OK && exit_code == EXIT_SUCCESS) {
+        } else if (client->result != RESULT_OK) {
             say("%s: %s", load->phase->name, result_text(client->result));
             exit_code = EXIT_DATA;
-        } else if (client->failure != 0 && exit_code == EXIT_SUCCESS) {
+        } else if (client->failure != 0) {
             say("events failed, one of them: %s", wire_event_result_text(client->failure));
             exit_code = EXIT_DATA;
         }
@@ -676,7 +685,7 @@ static const char usage[] =
     "\n"
     "Loads the daemon at SOCKET with generated objects of 128 bytes and random ids.\n"
     "\n"
-    "  --count N            objects (1000000)\n"
+    "  --count N            objects (1000000); with 0 it only waits, see --settle\n"
     "  --first N            number of the first; others have other ids (0)\n"
     "  --seed S             other ids and other contents (1)\n"
     "  --groove NAME        made if it is not there (load)\n"
@@ -720,7 +729,7 @@ static int parse_options(int argc, char **argv, struct options *options)
         uint64_t min;
         uint64_t max;
     } numbers[] = {
-        {&options->count, 1, UINT32_MAX},
+        {&options->count, 0, UINT32_MAX},
         {&options->first, 0, UINT64_MAX / 2},
         {&options->seed, 0, UINT64_MAX / 2},
         {&options->index_count, 0, WORKLOAD_INDEX_COUNT_MAX},

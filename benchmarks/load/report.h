@@ -25,9 +25,9 @@ struct phase {
     uint64_t *latency_ns;   /* [round_count * batch_count]; 0: not acknowledged. Owned */
     uint64_t latency_count; /* of those acknowledged; set, and they sorted, when the phase ended */
     uint64_t elapsed_ns;
-    _Atomic uint64_t event_count; /* acknowledged */
-    _Atomic uint64_t failure_count;
-    _Atomic uint64_t busy_count; /* requests sent again because the queue was full */
+    _Atomic uint64_t event_count;   /* acknowledged, without those that failed */
+    _Atomic uint64_t failure_count; /* events that failed */
+    _Atomic uint64_t busy_count;    /* requests sent again because the queue was full */
 };
 
 /* Owned by main; the atomics of the running phase are also its clients'. */
@@ -35,12 +35,17 @@ struct report {
     struct phase phases[PHASE_COUNT];
     struct stat_sample before;
     struct stat_sample last;
-    bool sampled;                                       /* `before` is set */
-    uint64_t rss_max;                                   /* bytes, the most ever seen */
-    uint64_t tables_by_level_max[STAT_LEVEL_COUNT_MAX]; /* likewise */
-    uint64_t objects;                                   /* as the daemon counts them at the end */
-    uint64_t settle_ns;                                 /* how long it took; valid if settled */
+    bool sampled; /* `before` and `last` are set */
+
+    /* The most ever seen. */
+    uint64_t rss_max; /* bytes */
+    uint64_t blocks_live_max;
+    uint64_t tables_by_level_max[STAT_LEVEL_COUNT_MAX];
+
+    bool counted;
+    uint64_t objects; /* as the daemon counts them at the end; valid if counted */
     bool settled;
+    uint64_t settle_ns; /* how long it took; valid if settled */
 };
 
 static inline int compare_u64(const void *a, const void *b)
@@ -61,7 +66,9 @@ static inline void phase_finish(struct phase *phase)
             phase->latency_count += 1;
         }
     }
-    qsort(phase->latency_ns, phase->latency_count, sizeof *phase->latency_ns, compare_u64);
+    if (phase->latency_count > 0) {
+        qsort(phase->latency_ns, phase->latency_count, sizeof *phase->latency_ns, compare_u64);
+    }
 }
 
 /* The latency that `part` of the batches did not exceed, in ms. */
@@ -117,7 +124,7 @@ static inline struct written written_by(const struct report *report)
         .blocks = blocks,
         .grid_gb = (double)grid / 1e9,
         .journal_gb = (double)journal / 1e9,
-        .amplification = (double)(grid + journal) / (double)max_u64(event_bytes, 1),
+        .amplification = event_bytes == 0 ? 0 : (double)(grid + journal) / (double)event_bytes,
     };
 }
 
@@ -138,7 +145,10 @@ static inline void report_text(const struct report *report)
     }
     const struct stat_sample *last = &report->last;
     const struct written written = written_by(report);
-    printf("\n%-16s %" PRIu64 "\n", "objects now", report->objects);
+    printf("\n");
+    if (report->counted) {
+        printf("%-16s %" PRIu64 "\n", "objects now", report->objects);
+    }
     printf("%-16s %" PRIu64 "\n", "checkpoints", last->checkpoints - report->before.checkpoints);
     printf("%-16s %" PRIu32 "  (tables at most:", "levels in use", levels_in_use(report));
     for (uint32_t level = 0; level < last->level_count; level++) {
@@ -148,8 +158,9 @@ static inline void report_text(const struct report *report)
            ", %.2f GB; journal %.2f GB; amplification %.2f\n",
            "written", written.blocks, last->block_size, written.grid_gb, written.journal_gb,
            written.amplification);
-    printf("%-16s %" PRIu64 " blocks, and %" PRIu64 " that wait for a checkpoint; file %.2f GB\n",
-           "live", last->blocks_acquired - last->blocks_released, last->blocks_released,
+    printf("%-16s %" PRIu64 " blocks (%" PRIu64 " at most), and %" PRIu64
+           " that wait for a checkpoint; file %.2f GB\n",
+           "live", stat_blocks_live(last), report->blocks_live_max, last->blocks_released,
            (double)(last->blocks_grown * last->block_size) / 1e9);
     printf("%-16s %.1f MiB at most; planned for the forest %.1f MiB\n", "memory",
            (double)report->rss_max / 1048576, (double)last->memory_plan / 1048576);
@@ -193,9 +204,10 @@ static inline void report_json(const struct report *report)
     }
     printf("],\"block_size\":%" PRIu64 ",\"blocks_written\":%" PRIu64 ",\"grid_gb\":%.3f,"
            "\"journal_gb\":%.3f,\"amplification\":%.3f,\"blocks_live\":%" PRIu64
-           ",\"blocks_released\":%" PRIu64 ",\"blocks_grown\":%" PRIu64,
+           ",\"blocks_live_max\":%" PRIu64 ",\"blocks_released\":%" PRIu64
+           ",\"blocks_grown\":%" PRIu64,
            last->block_size, written.blocks, written.grid_gb, written.journal_gb,
-           written.amplification, last->blocks_acquired - last->blocks_released,
+           written.amplification, stat_blocks_live(last), report->blocks_live_max,
            last->blocks_released, last->blocks_grown);
     printf(",\"rss_max\":%" PRIu64 ",\"memory_plan\":%" PRIu64 ",\"beat_overruns\":%" PRIu64
            ",\"beat_wait_max_ms\":%.3f,\"absorbed_bars\":%" PRIu64 ",\"debt_bytes\":%" PRIu64

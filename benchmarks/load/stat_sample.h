@@ -34,6 +34,12 @@ struct stat_sample {
     uint64_t tables_by_level[STAT_LEVEL_COUNT_MAX];
 };
 
+/* Blocks that the newest state needs. */
+static inline uint64_t stat_blocks_live(const struct stat_sample *sample)
+{
+    return sample->blocks_acquired - sample->blocks_released;
+}
+
 /* The value behind `"name":` in text[0..size), or NULL. */
 static inline const char *stat_find(const char *text, size_t size, const char *name)
 {
