@@ -5,7 +5,14 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
+
+#include "pool/mutex.h"
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23 /* Linux 5.14; Debian 12's headers have it, older ones do not */
+#endif
 
 enum { ALIGNMENT = 4096 };
 
@@ -16,20 +23,81 @@ static _Thread_local bool allocation_forbidden;
 __attribute__((weak)) int mallctl(const char *name, void *old, size_t *old_size, void *new_value,
                                   size_t new_size);
 
-void *memory_acquire(size_t size)
+/* jemalloc's extended malloc, likewise: it knows which of its pages are zero already, so that large
+ * pieces need not be touched here. */
+__attribute__((weak)) void *mallocx(size_t size, int flags);
+enum { MALLOCX_ALIGN_4096 = 12, MALLOCX_ZEROED = 0x40 }; /* MALLOCX_LG_ALIGN(12), MALLOCX_ZERO */
+
+/* What memory_populate walks. */
+enum { REGION_COUNT_MAX = 1024, REGION_SIZE_MIN = 1 << 20, POPULATE_STEP = 8 << 20 };
+static struct {
+    uint8_t *memory;
+    size_t size;
+} regions[REGION_COUNT_MAX];
+static struct mutex regions_mutex = MUTEX_INITIALIZER(LOCK_RANK_MEMORY);
+
+/* `from` NULL: takes a free slot for (memory, size). Otherwise: the slot of `from` becomes that. A
+ * region that finds no slot is only populated later, by its use. */
+static void region_replace(const void *from, void *memory, size_t size)
 {
-    if (size == 0) {
-        return NULL;
+    mutex_lock(&regions_mutex);
+    for (uint32_t i = 0; i < REGION_COUNT_MAX; i++) {
+        if (regions[i].memory == from) {
+            regions[i].memory = memory;
+            regions[i].size = size;
+            break;
+        }
+    }
+    mutex_unlock(&regions_mutex);
+}
+
+static void *allocate_zeroed(size_t size)
+{
+    if (mallocx != NULL) {
+        return mallocx(size, MALLOCX_ALIGN_4096 | MALLOCX_ZEROED);
     }
     void *memory = NULL;
     if (posix_memalign(&memory, ALIGNMENT, size) != 0) {
         return NULL;
     }
-    /* Touches every page on purpose: what the plan promises is taken from the machine now, and no
-     * page fault or shortage waits for the first request that needs it. */
     memset(memory, 0, size);
+    return memory;
+}
+
+void *memory_acquire(size_t size)
+{
+    if (size == 0) {
+        return NULL;
+    }
+    void *memory = allocate_zeroed(size);
+    if (memory == NULL) {
+        return NULL;
+    }
+    if (size >= REGION_SIZE_MIN) {
+        region_replace(NULL, memory, size);
+    }
     atomic_fetch_add_explicit(&acquired_size, size, memory_order_relaxed);
     return memory;
+}
+
+void memory_populate(const _Atomic bool *stop)
+{
+    for (uint32_t i = 0; i < REGION_COUNT_MAX; i++) {
+        mutex_lock(&regions_mutex);
+        uint8_t *memory = regions[i].memory;
+        const size_t size = regions[i].size;
+        mutex_unlock(&regions_mutex);
+        for (size_t done = 0; memory != NULL && done < size; done += POPULATE_STEP) {
+            if (atomic_load_explicit(stop, memory_order_relaxed)) {
+                return;
+            }
+            const size_t step = size - done < POPULATE_STEP ? size - done : POPULATE_STEP;
+            /* Kernels before 5.14 refuse: then pages come as they are used. */
+            if (madvise(memory + done, step & ~(size_t)(ALIGNMENT - 1), MADV_POPULATE_WRITE) != 0) {
+                return;
+            }
+        }
+    }
 }
 
 void memory_release(void *memory, size_t size)
@@ -40,6 +108,9 @@ void memory_release(void *memory, size_t size)
     assert(size > 0);
     const uint64_t before = atomic_fetch_sub_explicit(&acquired_size, size, memory_order_relaxed);
     assert(before >= size);
+    if (size >= REGION_SIZE_MIN) {
+        region_replace(memory, NULL, 0);
+    }
     free(memory);
 }
 

@@ -17,6 +17,7 @@ enum lock_rank {
     LOCK_RANK_JOB_QUEUE,
     LOCK_RANK_DOORBELL,
     LOCK_RANK_METRICS,
+    LOCK_RANK_MEMORY,
 };
 
 struct mutex {

@@ -48,6 +48,8 @@ struct daemon {
     enum status open_status;
     char *reason; /* [FOREST_THREAD_REASON_SIZE], the caller's */
 
+    pthread_t populate_thread;
+    _Atomic bool populate_stop;
     pthread_t signal_thread;
     _Atomic int signal; /* the one that stops us, or 0; release by its thread, acquire by ours */
 };
@@ -426,6 +428,14 @@ static enum status start_and_serve(struct daemon *daemon)
     return STATUS_OK;
 }
 
+/* Beside recovery, because clearing a GiB of pages takes the kernel a second. */
+static void *populate_run(void *context)
+{
+    struct daemon *daemon = context;
+    memory_populate(&daemon->populate_stop);
+    return NULL;
+}
+
 /* With the data file locked. */
 static enum status run_locked(struct daemon *daemon)
 {
@@ -464,7 +474,13 @@ static enum status run_locked(struct daemon *daemon)
         join_teams(daemon);
         return status;
     }
+    const bool populating =
+        pthread_create(&daemon->populate_thread, NULL, populate_run, daemon) == 0;
     status = start_and_serve(daemon);
+    if (populating) {
+        atomic_store(&daemon->populate_stop, true);
+        pthread_join(daemon->populate_thread, NULL);
+    }
     /* Teams first: a reader may still be on its way out of the callback that made us idle. */
     join_teams(daemon);
     forest_deinit(daemon->forest);

@@ -28,12 +28,6 @@ enum status run_arena_init(struct run_arena *arena, uint64_t memory_size, uint32
         return STATUS_NO_MEMORY;
     }
 
-    /* Linked from the back, so that they are handed out from the front. */
-    for (uint64_t i = arena->segment_count; i > 0; i--) {
-        uint8_t *segment = arena->memory + (i - 1) * RUN_SEGMENT_SIZE;
-        memcpy(segment, &arena->free_segments, sizeof(uint8_t *));
-        arena->free_segments = segment;
-    }
     for (uint32_t i = run_count_max; i > 0; i--) {
         arena->runs[i - 1].free_next = arena->free_runs;
         arena->free_runs = &arena->runs[i - 1];
@@ -78,10 +72,15 @@ bool run_arena_has_room(const struct run_arena *arena, uint64_t value_count, uin
 
 static uint8_t *segment_acquire(struct run_arena *arena)
 {
-    assert(arena->free_segments != NULL); /* run_arena_has_room said so */
-    assert(arena->free_segment_count > 0);
+    assert(arena->free_segment_count > 0); /* run_arena_has_room said so */
     uint8_t *segment = arena->free_segments;
-    memcpy(&arena->free_segments, segment, sizeof(uint8_t *));
+    if (segment != NULL) {
+        memcpy(&arena->free_segments, segment, sizeof(uint8_t *));
+    } else {
+        assert(arena->fresh_segment < arena->segment_count);
+        segment = arena->memory + arena->fresh_segment * RUN_SEGMENT_SIZE;
+        arena->fresh_segment += 1;
+    }
     arena->free_segment_count -= 1;
     if (arena->free_segment_count < arena->free_segment_count_min) {
         arena->free_segment_count_min = arena->free_segment_count;

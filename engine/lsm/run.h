@@ -48,6 +48,7 @@ struct run_arena {
     struct run *runs;       /* [run_count_max] */
     struct run *free_runs;
     uint64_t segment_count;
+    uint64_t fresh_segment; /* from here on never used, so never touched and in no list */
     uint64_t free_segment_count;
     uint64_t free_segment_count_min; /* low-water mark, for stat */
     uint32_t run_count_max;
