@@ -57,6 +57,14 @@ static uint32_t cache_block_count(const struct geometry *geometry, uint64_t cach
     return (uint32_t)min_u64(cache_size / geometry->block_size, UINT32_MAX / 2);
 }
 
+/* Of each tree at most four levels are merged in a half-bar, each a table into eight; and full
+ * tables of all trees that are written to together hold about a bar's entries. */
+uint64_t forest_beat_work_max(const struct geometry *geometry)
+{
+    return 4ull * (1 + COMPACTION_TARGET_MAX) * geometry->bar_memory_size /
+           (geometry->bar_beats / 2);
+}
+
 static void plan_add(struct forest_plan *plan, const char *name, uint64_t size, const char *derived)
 {
     assert(plan->item_count < FOREST_PLAN_ITEM_MAX);
@@ -110,8 +118,7 @@ void forest_plan(const struct geometry *geometry, const struct forest_options *o
              options->read_slot_count * (read_scratch_size(geometry) +
                                          max_u64(geometry->batch_size_max, geometry->block_size)),
              "read slots with their replies");
-    plan->beat_work_max = 2ull * LEVEL_COUNT * (COMPACTION_TARGET_MAX + 1) *
-                          geometry->bar_memory_size / geometry->bar_beats;
+    plan->beat_work_max = forest_beat_work_max(geometry);
     plan->resource_pool_blocks =
         compaction_resource_windows(workers) * compaction_window_blocks(geometry);
     plan->resource_pool_minimum = COMPACTION_LOAN_COUNT * compaction_window_blocks(geometry);

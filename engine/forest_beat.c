@@ -88,6 +88,10 @@ static void half_bar_commence(struct forest *forest, bool even)
         fatal(STATUS_NO_SPACE, "forest.no_blocks", "the grid has reached its limit of blocks",
               "the file is full: restore it into one formatted with a higher limit");
     }
+    const uint32_t half = forest->geometry.bar_beats / 2;
+    if (forest->schedule.bytes_total / half > forest_beat_work_max(&forest->geometry)) {
+        forest->beat_overrun_total += half; /* More grooves at once than the plan reckons with. */
+    }
 }
 
 void forest_bar_commence(struct forest *forest)

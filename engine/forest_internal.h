@@ -121,7 +121,7 @@ struct forest {
     struct batch *preparing;
     struct batch *committing; /* its journal entry is in flight */
     struct version *committing_version;
-    enum batch_stage stage;   /* of preparing */
+    enum batch_stage stage; /* of preparing */
     struct prefetch prefetch;
     struct version *prefetch_version;
     uint8_t *write_memory; /* [batch_write_bytes_max] values of the executing batch */
@@ -181,6 +181,10 @@ struct forest {
     uint64_t checkpoint_count, absorbed_bars, beat_overrun_total;
     uint64_t beat_wait_ns_max, beat_wait_ns_total;
 };
+
+/* forest.c */
+/* Bytes of merge work that one beat can ask the writer to wait for. */
+uint64_t forest_beat_work_max(const struct geometry *geometry);
 
 /* forest_open.c */
 bool forest_open_tick(struct forest *forest);
