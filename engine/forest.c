@@ -589,6 +589,7 @@ void forest_reset(struct forest *forest)
     forest->bar_journal_used = 0;
     forest->bar_memory_used = 0;
     forest->journal_since_checkpoint = 0;
+    forest->memory_since_checkpoint = 0;
     forest->beat_wait_since_ns = 0;
     forest->manifest_write.active = false;
     forest->checkpoint.pending = false;

@@ -145,9 +145,12 @@ static void decide_absorption(struct forest *forest)
     forest->absorbed_bars += absorbed;
 }
 
+/* Journal bytes bound the ring; entry bytes bound the work of a replay: at full load every bar ends
+ * in a checkpoint, and a trickle of small requests may absorb for several bars. */
 static bool checkpoint_due(const struct forest *forest)
 {
     return forest->journal_since_checkpoint >= forest->geometry.checkpoint_journal_size ||
+           forest->memory_since_checkpoint * 3 >= forest->geometry.bar_memory_size ||
            forest->free_set.released_count > forest->free_set.acquired_count / 4 + 2048;
 }
 
@@ -263,11 +266,13 @@ static void bar_complete(struct forest *forest)
         /* As it was when this bar ended live, just after its checkpoint was encoded. */
         forest->bar_replayed = false;
         forest->journal_since_checkpoint = 0;
+        forest->memory_since_checkpoint = 0;
         forest->join_owed = true;
     } else if (forest->bar_checkpoint) {
         forest->progress = FOREST_PROGRESS_CHECKPOINT;
         forest_checkpoint_encode(forest);
         forest->journal_since_checkpoint = 0;
+        forest->memory_since_checkpoint = 0;
         forest->join_owed = true;
     }
     forest->bar_checkpoint = false;

@@ -406,9 +406,11 @@ void forest_execute(struct forest *forest, struct batch *batch, uint64_t timesta
     forest->timestamp = timestamp - 1;
     for (uint32_t i = 0; i < batch->group_count; i++) {
         if (batch->groups[i].event_count > 0) {
-            forest->bar_memory_used +=
+            const uint64_t bytes =
                 groove_write_finish(&forest->writes[i], forest->sort_scratch, &forest->arena,
                                     &forest->nodes, &forest->tree_versions);
+            forest->bar_memory_used += bytes;
+            forest->memory_since_checkpoint += bytes;
         }
     }
     forest_beats_count(forest, align_up(entry_size, SECTOR_SIZE), batch->idle_beats);

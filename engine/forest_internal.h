@@ -140,9 +140,9 @@ struct forest {
     uint64_t beats_owed; /* by what has executed */
     bool bar_replayed;   /* this bar's merges are in the checkpoint: swap only */
     bool bar_checkpoint; /* this bar ends in a checkpoint */
-    uint64_t bar_journal_used, bar_memory_used; /* bytes */
-    uint64_t journal_since_checkpoint;
-    uint64_t beat_wait_since_ns; /* 0: not waiting */
+    uint64_t bar_journal_used, bar_memory_used;                 /* bytes */
+    uint64_t journal_since_checkpoint, memory_since_checkpoint; /* bytes */
+    uint64_t beat_wait_since_ns;                                /* 0: not waiting */
 
     /* As of the start of this bar: what a checkpoint at its end will say. */
     uint8_t *state_buffer;

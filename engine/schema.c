@@ -281,12 +281,18 @@ static bool layout_index(struct groove_schema *schema, uint32_t position, char *
 static bool derive_limits(const struct geometry *geometry, struct groove_schema *schema,
                           char *reason, size_t reason_size)
 {
+    uint64_t entry_size = schema->object_size + ID_VALUE_SIZE; /* of one object, over all trees */
     uint64_t value_max = min_u64(table_value_max(geometry, 8, schema->object_size),
                                  table_value_max(geometry, ID_SIZE, ID_VALUE_SIZE));
     for (uint32_t i = 0; i < schema->spec.index_count; i++) {
         const uint32_t key_size = schema->indexes[i].prefix_size + 8u;
         value_max = min_u64(value_max, table_value_max(geometry, key_size, key_size));
+        entry_size += key_size;
     }
+    /* No larger than what one bar brings when all of it is this groove's, and a batch: a table that
+     * bars fill by half would make levels of half tables. */
+    value_max = min_u64(value_max,
+                        geometry->bar_memory_size / entry_size + 2ull * geometry->batch_event_max);
     schema->table_value_max = (uint32_t)value_max;
     schema->event_max = (uint32_t)min_u64(geometry->batch_event_max, value_max / TABLE_BATCHES_MIN);
     if (schema->event_max < 1) {

@@ -96,7 +96,7 @@ struct groove_schema {
     uint32_t object_size;
     struct field_layout fields[FIELD_COUNT_MAX];
     struct index_layout indexes[INDEX_COUNT_MAX];
-    uint32_t table_value_max; /* values of one table of any of its trees */
+    uint32_t table_value_max; /* values of one table of any of its trees: a bar's and a batch's */
     uint32_t event_max;       /* most events of this groove in one batch */
 };
 

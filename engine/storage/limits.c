@@ -83,6 +83,9 @@ static uint64_t power_of_two_at_most(uint64_t value)
     return power;
 }
 
+/* At 128-byte objects with three indexes: 131,072 of them. */
+static const uint64_t bar_memory_default_max = 32 * MIB;
+
 struct geometry geometry_default(uint32_t block_size)
 {
     assert(is_power_of_two(block_size));
@@ -109,10 +112,15 @@ struct geometry geometry_default(uint32_t block_size)
     }
     const uint64_t table_size = min_u64(reference_table_size(&geometry), table_size_default_max);
     const uint64_t batch_size = geometry.batch_size_max;
+    /* A bar is what recovery may have to replay two and a half times, so it is no larger than
+     * bar_memory_default_max; the objects of its entries are about half of their bytes, and a
+     * quarter is left for the sectors that batches do not fill. Small entries absorb into memory
+     * for three bars of journal before they call for a checkpoint. */
+    geometry.bar_memory_size =
+        max_u64(min_u64(3 * table_size, bar_memory_default_max), 4 * batch_size);
     geometry.bar_journal_size =
-        align_up(max_u64(table_size / 4 * 5 + batch_size, 4 * batch_size), SECTOR_SIZE);
-    geometry.bar_memory_size = max_u64(3 * table_size, 4 * batch_size);
-    geometry.checkpoint_journal_size = geometry.bar_journal_size;
+        align_up(max_u64(geometry.bar_memory_size / 8 * 5, 4 * batch_size), SECTOR_SIZE);
+    geometry.checkpoint_journal_size = 3 * geometry.bar_journal_size;
     geometry.journal_size = align_up(journal_size_min(&geometry), MIB);
     return geometry;
 }

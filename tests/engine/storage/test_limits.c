@@ -84,7 +84,8 @@ Test(limits, defaults_of_32_kib_blocks)
     cr_assert(eq(u32, geometry.chunk_block_count, 2048));
     cr_assert(eq(u32, geometry.batch_size_max, 1 << 20));
     cr_assert(eq(u32, geometry.batch_event_max, 8192));
-    cr_assert(eq(u64, geometry.bar_journal_size >> 20, 40));
+    cr_assert(eq(u64, geometry.bar_memory_size >> 20, 32));
+    cr_assert(eq(u64, geometry.bar_journal_size >> 20, 20));
     cr_assert(eq(u64, geometry.block_count_max, 1 << 25));
     cr_assert(eq(u64, journal_zone_offset(&geometry), 65536));
     cr_assert(eq(u64, superblock_zone_offset(), 0));
