@@ -91,7 +91,7 @@ Test(schema, lays_out_fields_and_indexes)
     cr_assert(eq(int, schema_index(&schema, "place"), 2));
     cr_assert(eq(int, schema_index(&schema, "country"), -1));
 
-    const uint32_t entry_size = 168 + 24 + 32 + 24;
+    const uint32_t entry_size = 168 + 24 + 32 + 24 + 24 + 32; /* object, id, four indexes */
     uint32_t value_max = (uint32_t)(geometry.bar_memory_size / entry_size) +
                          2 * geometry.batch_event_max; /* A bar of this groove, and a batch. */
     const uint32_t shapes[][2] = {{8, 168}, {16, 24}, {32, 32}, {24, 24}};
