@@ -547,6 +547,22 @@ uint64_t compaction_debt(const struct compaction_schedule *schedule)
     return debt;
 }
 
+/* Whether the memory table's merge into level 0 may leave a table that is due there. */
+static bool memory_may_make_due(const struct tree *tree)
+{
+    if (tree->immutable_table.run_count == 0) {
+        return false;
+    }
+    uint64_t tombstones = tree->immutable_table.tombstone_count;
+    const struct manifest_level *level = &tree->levels[0];
+    for (struct manifest_position position = manifest_level_first(level);
+         manifest_level_at(level, position) != NULL;
+         position = manifest_level_next(level, position)) { /* At most 9 tables. */
+        tombstones += manifest_level_at(level, position)->tombstone_count;
+    }
+    return tombstones > 0;
+}
+
 uint64_t compaction_blocks_needed(const struct compaction_schedule *schedule)
 {
     uint64_t blocks = 0;
@@ -556,11 +572,20 @@ uint64_t compaction_blocks_needed(const struct compaction_schedule *schedule)
             continue;
         }
         const struct tree_shape *shape = &tree->shape;
+        /* Whether a level takes part as it is now; then its outputs, moved tables among them, may
+         * be due in the level below, which has its turn in the same bar. */
+        bool above = memory_may_make_due(tree);
         for (int level = LEVEL_MEMORY; level < LEVEL_COUNT - 1; level++) {
-            /* This bar's outputs can fill a level that is not at its limit yet. */
-            if (level >= 0 && tree->levels[level].table_count + 2 < level_limit((uint32_t)level) &&
-                tree->tombstone_due[level] == 0) {
-                continue;
+            if (level >= 0) {
+                /* This bar's outputs can fill a level that is not at its limit yet. */
+                const bool now =
+                    tree->levels[level].table_count + 2 >= level_limit((uint32_t)level) ||
+                    tree->tombstone_due[level] > 0;
+                const bool needed = now || above;
+                above = now;
+                if (!needed) {
+                    continue;
+                }
             }
             const uint64_t targets = tree->levels[level + 1].table_count;
             const uint64_t tables = min_u64(targets + 1, COMPACTION_TARGET_MAX + 1) + 1;
