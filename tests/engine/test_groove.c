@@ -1,0 +1,430 @@
+/* Goal: events do to objects, ids and indexes exactly what they say, within one batch and over
+ * many, and what is refused changes nothing. Method: random batches, with ids that come several
+ * times, against a table of objects; afterwards every tree, flattened, must be what that table
+ * gives. Disks and prefetches are left out: entries are filled in from the table. */
+#include "engine/groove.h"
+
+#include <criterion/criterion.h>
+#include <criterion/new/assert.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/object.h"
+#include "pool/base.h"
+#include "pool/memory.h"
+#include "tests/harness/catalog_fixture.h"
+#include "tests/harness/prng.h"
+
+enum {
+    KEY_COUNT = 200,
+    EVENT_MAX = 40,
+    OBJECT_SIZE = 72,
+    BATCHES = 30,
+    FLAT_MAX = 8192,
+    MEMORY_SIZE = 1 << 20,
+    GUARD = 0xA5,
+};
+
+/* The layout of the groove's objects. */
+struct thing {
+    uint8_t id[16];
+    uint64_t timestamp;
+    uint64_t version;
+    uint64_t a;
+    uint32_t b;
+    uint8_t flag;
+    char note[20];
+    uint8_t padding[7];
+};
+static_assert(sizeof(struct thing) == OBJECT_SIZE, "as the spec lays it out");
+
+struct row {
+    bool exists;
+    struct thing thing;
+};
+
+static struct catalog_fixture fixture;
+static struct catalog_groove *groove;
+static struct prng prng;
+static struct row rows[KEY_COUNT];
+static uint8_t *memory, *scratch;
+
+static void init(void)
+{
+    const struct geometry geometry = geometry_tiny();
+    catalog_fixture_init(&fixture, &geometry);
+    struct groove_spec spec = {.name = "things"};
+    catalog_fixture_field(&spec, "a", FIELD_TYPE_U64, 8);
+    catalog_fixture_field(&spec, "b", FIELD_TYPE_U32, 4);
+    catalog_fixture_field(&spec, "flag", FIELD_TYPE_BOOL, 1);
+    catalog_fixture_field(&spec, "note", FIELD_TYPE_TEXT, 20);
+    catalog_fixture_index(&spec, "by_a", 0, 0);
+    catalog_fixture_index(&spec, "by_b", 1, INDEX_FLAG_SPARSE);
+    catalog_fixture_index(&spec, "by_note", 3, 0);
+    groove = catalog_fixture_create(&fixture, &spec);
+    cr_assert(eq(u32, groove->schema->schema.object_size, OBJECT_SIZE));
+    cr_assert(eq(u32, groove->schema->schema.fields[3].offset, offsetof(struct thing, note)));
+    memory = memory_acquire(MEMORY_SIZE);
+    scratch = memory_acquire(MEMORY_SIZE);
+}
+
+static void fini(void)
+{
+    memory_release(memory, MEMORY_SIZE);
+    memory_release(scratch, MEMORY_SIZE);
+    catalog_fixture_deinit(&fixture);
+}
+
+TestSuite(groove, .init = init, .fini = fini, .timeout = 30);
+
+static void make_id(uint8_t id[16], uint64_t key)
+{
+    struct prng ids;
+    prng_init(&ids, key);
+    prng_fill(&ids, id, 16);
+}
+
+static void random_thing(struct thing *thing, uint64_t key)
+{
+    memset(thing, 0, sizeof *thing);
+    make_id(thing->id, key);
+    thing->a = prng_below(&prng, 20);
+    thing->b = (uint32_t)prng_below(&prng, 3); /* 0 is left out of its index. */
+    thing->flag = (uint8_t)prng_below(&prng, 2);
+    const uint64_t length = prng_below(&prng, 20);
+    for (uint64_t i = 0; i < length; i++) {
+        thing->note[i] = (char)('a' + prng_below(&prng, 2));
+    }
+}
+
+/* What one event must answer; the row changes with it. */
+static enum event_result model_apply(enum event_type type, struct row *row,
+                                     const struct thing *thing, uint64_t timestamp)
+{
+    if (load_u64_le(thing->id) == 0 && load_u64_le(thing->id + 8) == 0) {
+        return EVENT_RESULT_ID_ZERO;
+    }
+    if (type == EVENT_TYPE_REMOVE) {
+        const bool existed = row->exists;
+        row->exists = false;
+        return existed ? EVENT_RESULT_OK : EVENT_RESULT_NOT_FOUND;
+    }
+    if (thing->timestamp != 0 || thing->version != 0) {
+        return EVENT_RESULT_RESERVED_NOT_ZERO;
+    }
+    if (thing->flag > 1) {
+        return EVENT_RESULT_BAD_VALUE;
+    }
+    if (type == EVENT_TYPE_INSERT && row->exists) {
+        return EVENT_RESULT_EXISTS;
+    }
+    if (type == EVENT_TYPE_UPDATE && !row->exists) {
+        return EVENT_RESULT_NOT_FOUND;
+    }
+    const uint64_t born = row->exists ? row->thing.timestamp : timestamp;
+    row->exists = true;
+    row->thing = *thing;
+    row->thing.timestamp = born;
+    row->thing.version = timestamp;
+    return EVENT_RESULT_OK;
+}
+
+/* What the prefetch would have found. `object` has room for the stored value. */
+static void fill_entry(struct groove_entry *entry, const struct row *row, uint64_t key,
+                       uint8_t *object)
+{
+    uint8_t id[16];
+    make_id(id, key);
+    *entry = (struct groove_entry){.exists = row->exists};
+    id_reverse(entry->key, id);
+    if (row->exists) {
+        entry->timestamp = row->thing.timestamp;
+        entry->wants_object = true;
+        object_value_from_image(object, (const uint8_t *)&row->thing, OBJECT_SIZE,
+                                row->thing.timestamp, row->thing.version);
+        entry->object = object;
+    }
+}
+
+/* Sometimes something that must be refused. */
+static void spoil(struct thing *thing)
+{
+    switch (prng_below(&prng, 20)) {
+    case 0:
+        memset(thing->id, 0, sizeof thing->id);
+        break;
+    case 1:
+        thing->timestamp = 1;
+        break;
+    case 2:
+        thing->version = 1ull << 40;
+        break;
+    case 3:
+        thing->flag = 2;
+        break;
+    default:
+        break;
+    }
+}
+
+static void random_batch(uint64_t *timestamp)
+{
+    static struct groove_entry entries[KEY_COUNT];
+    static uint8_t objects[KEY_COUNT][OBJECT_SIZE];
+    static struct thing things[EVENT_MAX];
+    for (uint64_t key = 0; key < KEY_COUNT; key++) {
+        fill_entry(&entries[key], &rows[key], key, objects[key]);
+    }
+    const uint32_t count = (uint32_t)prng_range(&prng, 1, EVENT_MAX);
+    const uint64_t range = prng_chance(&prng, 1, 3) ? 4 : KEY_COUNT; /* The same ids again. */
+    const uint64_t size = groove_write_size(&groove->schema->schema, count);
+    cr_assert(size < MEMORY_SIZE - 64);
+    memset(memory + size, GUARD, 64);
+    struct groove_write write;
+    groove_write_begin(&write, groove, count, memory);
+    for (uint32_t i = 0; i < count; i++) {
+        const uint64_t key = prng_below(&prng, range);
+        const enum event_type type =
+            (enum event_type)prng_range(&prng, EVENT_TYPE_INSERT, EVENT_TYPE_REMOVE);
+        random_thing(&things[i], key);
+        spoil(&things[i]);
+        *timestamp += 1;
+        const enum event_result expected = model_apply(type, &rows[key], &things[i], *timestamp);
+        const enum event_result actual = groove_write_event(
+            &write, type, (const uint8_t *)&things[i], &entries[key], *timestamp);
+        cr_assert(eq(int, actual, expected), "event of type %d", (int)type);
+        cr_assert(eq(int, entries[key].exists, rows[key].exists));
+    }
+    uint64_t before = 0, after = 0;
+    for (uint32_t i = 0; i < groove->tree_count; i++) {
+        before += groove->trees[i]->mutable_table.run_count == 0;
+    }
+    const uint64_t added = groove_write_finish(&write, scratch, &fixture.arena, &fixture.nodes,
+                                               &fixture.tree_versions);
+    for (uint32_t i = 0; i < groove->tree_count; i++) {
+        after += groove->trees[i]->mutable_table.run_count == 0;
+    }
+    cr_assert(le(u64, added, size));
+    cr_assert(le(u64, after, before));
+    for (int i = 0; i < 64; i++) {
+        cr_assert(eq(u8, memory[size + (uint64_t)i], GUARD));
+    }
+}
+
+/* ---- Trees against the table -------------------------------------------------------------------
+ */
+
+static uint8_t flat[FLAT_MAX * OBJECT_SIZE], flat_scratch[FLAT_MAX * OBJECT_SIZE];
+static uint8_t wanted[FLAT_MAX * OBJECT_SIZE];
+
+/* All values of a tree's runs, the newest of each key, without tombstones. */
+static uint32_t flatten(const struct tree *tree)
+{
+    const struct tree_shape *shape = &tree->shape;
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < tree->mutable_table.run_count; i++) {
+        const struct run *run = tree->mutable_table.runs[i];
+        for (uint64_t k = 0; k < run->value_count; k++) {
+            cr_assert(count < FLAT_MAX);
+            memcpy(flat + (size_t)count * shape->value_size, run_value(run, k), shape->value_size);
+            count += 1;
+        }
+    }
+    shape->ops->sort(flat, flat_scratch, count, shape->value_size);
+    count = shape->ops->dedupe(flat, count, shape->value_size);
+    return shape->ops->drop_tombstones(flat, count, shape->value_size);
+}
+
+static void check_tree(uint32_t position)
+{
+    const struct tree *tree = groove->trees[position];
+    const uint32_t value_size = tree->shape.value_size;
+    uint32_t count = 0;
+    for (uint64_t key = 0; key < KEY_COUNT; key++) {
+        const struct thing *thing = &rows[key].thing;
+        if (!rows[key].exists) {
+            continue;
+        }
+        uint8_t *value = wanted + (size_t)count * value_size;
+        memset(value, 0, value_size);
+        if (position == TREE_OBJECT) {
+            object_value_from_image(value, (const uint8_t *)thing, OBJECT_SIZE, thing->timestamp,
+                                    thing->version);
+        } else if (position == TREE_ID) {
+            id_reverse(value, thing->id);
+            store_u64_be(value + ID_SIZE, thing->timestamp);
+        } else if (!schema_index_key(&groove->schema->schema, position - TREE_INDEX,
+                                     (const uint8_t *)thing, thing->timestamp, value)) {
+            continue;
+        }
+        count += 1;
+    }
+    tree->shape.ops->sort(wanted, flat_scratch, count, value_size);
+    cr_assert(eq(u32, flatten(tree), count), "tree %u", position);
+    cr_assert(eq(int, memcmp(flat, wanted, (size_t)count * value_size), 0), "tree %u", position);
+}
+
+static void check_all(void)
+{
+    uint64_t total = 0;
+    for (uint64_t key = 0; key < KEY_COUNT; key++) {
+        total += rows[key].exists;
+    }
+    cr_assert(eq(u64, groove->object_count, total));
+    for (uint32_t i = 0; i < groove->tree_count; i++) {
+        check_tree(i);
+    }
+}
+
+Test(groove, random_batches_agree_with_the_table)
+{
+    for (uint64_t seed = 0; seed < 25; seed++) {
+        prng_init(&prng, seed);
+        memset(rows, 0, sizeof rows);
+        groove->object_count = 0;
+        for (uint32_t i = 0; i < groove->tree_count; i++) {
+            tree_clear_memory(groove->trees[i], &fixture.arena, &fixture.nodes,
+                              &fixture.tree_versions);
+        }
+        uint64_t timestamp = 1000;
+        for (int i = 0; i < BATCHES; i++) {
+            random_batch(&timestamp);
+            check_all();
+        }
+    }
+}
+
+/* ---- One event at a time -----------------------------------------------------------------------
+ */
+
+static struct groove_write one;
+static struct groove_entry entry;
+
+static enum event_result apply(enum event_type type, const struct thing *thing, uint64_t timestamp)
+{
+    return groove_write_event(&one, type, (const uint8_t *)thing, &entry, timestamp);
+}
+
+static void begin(struct thing *thing)
+{
+    prng_init(&prng, 1);
+    random_thing(thing, 7);
+    thing->b = 1;
+    entry = (struct groove_entry){0};
+    id_reverse(entry.key, thing->id);
+    groove_write_begin(&one, groove, EVENT_MAX, memory);
+}
+
+Test(groove, an_update_that_changes_no_indexed_field_leaves_the_indexes_alone)
+{
+    struct thing thing;
+    begin(&thing);
+    cr_assert(eq(int, apply(EVENT_TYPE_INSERT, &thing, 10), EVENT_RESULT_OK));
+    thing.flag ^= 1;
+    cr_assert(eq(int, apply(EVENT_TYPE_UPDATE, &thing, 11), EVENT_RESULT_OK));
+    cr_assert(eq(u32, one.trees[TREE_OBJECT].count, 2));
+    cr_assert(eq(u32, one.trees[TREE_ID].count, 1));
+    for (uint32_t i = TREE_INDEX; i < groove->tree_count; i++) {
+        cr_assert(eq(u32, one.trees[i].count, 1));
+    }
+    thing.a += 1;
+    cr_assert(eq(int, apply(EVENT_TYPE_UPDATE, &thing, 12), EVENT_RESULT_OK));
+    cr_assert(eq(u32, one.trees[TREE_INDEX].count, 3)); /* Away from one value, to another. */
+    cr_assert(eq(u32, one.trees[TREE_INDEX + 1].count, 1));
+    cr_assert(eq(u32, one.trees[TREE_INDEX + 2].count, 1));
+}
+
+Test(groove, an_update_keeps_the_timestamp_and_moves_the_version)
+{
+    struct thing thing;
+    begin(&thing);
+    (void)apply(EVENT_TYPE_INSERT, &thing, 10);
+    (void)apply(EVENT_TYPE_UPSERT, &thing, 15);
+    struct thing image;
+    object_image_from_value((uint8_t *)&image, entry.object, OBJECT_SIZE);
+    cr_assert(eq(u64, image.timestamp, 10));
+    cr_assert(eq(u64, image.version, 15));
+    image.timestamp = 0;
+    image.version = 0;
+    cr_assert(eq(int, memcmp(&image, &thing, sizeof thing), 0));
+}
+
+Test(groove, what_is_refused_leaves_no_trace)
+{
+    struct thing thing;
+    begin(&thing);
+    cr_assert(eq(int, apply(EVENT_TYPE_UPDATE, &thing, 10), EVENT_RESULT_NOT_FOUND));
+    cr_assert(eq(int, apply(EVENT_TYPE_REMOVE, &thing, 11), EVENT_RESULT_NOT_FOUND));
+    thing.flag = 7;
+    cr_assert(eq(int, apply(EVENT_TYPE_UPSERT, &thing, 12), EVENT_RESULT_BAD_VALUE));
+    thing.padding[3] = 1;
+    thing.flag = 0;
+    cr_assert(eq(int, apply(EVENT_TYPE_UPSERT, &thing, 12), EVENT_RESULT_BAD_VALUE));
+    for (uint32_t i = 0; i < groove->tree_count; i++) {
+        cr_assert(eq(u32, one.trees[i].count, 0));
+    }
+    cr_assert(eq(
+        u64,
+        groove_write_finish(&one, scratch, &fixture.arena, &fixture.nodes, &fixture.tree_versions),
+        0));
+    cr_assert(tree_is_empty(groove->trees[TREE_OBJECT]));
+    cr_assert(eq(u64, groove->object_count, 0));
+}
+
+Test(groove, the_worst_events_fit_the_memory_they_are_given)
+{
+    /* Updates of every indexed field: two entries in each index for every event. */
+    struct thing thing;
+    begin(&thing);
+    (void)apply(EVENT_TYPE_INSERT, &thing, 10);
+    for (uint32_t i = 1; i < EVENT_MAX; i++) {
+        thing.a += 1;
+        thing.b += 1;
+        thing.note[0] = (char)('a' + i % 26);
+        cr_assert(eq(int, apply(EVENT_TYPE_UPDATE, &thing, 10 + i), EVENT_RESULT_OK));
+    }
+    uint64_t size = 0;
+    for (uint32_t i = 0; i < groove->tree_count; i++) {
+        const uint32_t value_size = groove->trees[i]->shape.value_size;
+        const uint8_t *end = one.trees[i].values + (size_t)one.trees[i].count * value_size;
+        cr_assert(i + 1 == groove->tree_count || end <= one.trees[i + 1].values);
+        size = (uint64_t)(end - memory);
+    }
+    cr_assert(le(u64, size, groove_write_size(&groove->schema->schema, EVENT_MAX)));
+}
+
+/* ---- Contracts ---------------------------------------------------------------------------------
+ */
+
+Test(groove, an_event_on_a_damaged_entry_is_a_bug, .signal = SIGABRT)
+{
+    struct thing thing;
+    begin(&thing);
+    entry.damaged = true;
+    (void)apply(EVENT_TYPE_INSERT, &thing, 10);
+}
+
+Test(groove, an_update_without_the_old_object_is_a_bug, .signal = SIGABRT)
+{
+    struct thing thing;
+    begin(&thing);
+    entry.exists = true;
+    entry.timestamp = 3;
+    (void)apply(EVENT_TYPE_UPDATE, &thing, 10);
+}
+
+Test(groove, writing_to_a_dropped_groove_is_a_bug, .signal = SIGABRT)
+{
+    catalog_drop(groove);
+    groove_write_begin(&one, groove, EVENT_MAX, memory);
+}
+
+Test(groove, more_events_than_announced_is_a_bug, .signal = SIGABRT)
+{
+    struct thing thing;
+    begin(&thing);
+    groove_write_begin(&one, groove, 1, memory);
+    (void)apply(EVENT_TYPE_INSERT, &thing, 10);
+    (void)apply(EVENT_TYPE_UPDATE, &thing, 11);
+}
