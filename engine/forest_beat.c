@@ -145,12 +145,17 @@ static void decide_absorption(struct forest *forest)
     forest->absorbed_bars += absorbed;
 }
 
+/* Entry bytes that are replayed in well under a second: bars smaller than that need no checkpoint
+ * each, which would be a sync each. */
+enum { REPLAY_MEMORY = 32 * 1024 * 1024 };
+
 /* Journal bytes bound the ring; entry bytes bound the work of a replay: at full load every bar ends
  * in a checkpoint, and a trickle of small requests may absorb for several bars. */
 static bool checkpoint_due(const struct forest *forest)
 {
     return forest->journal_since_checkpoint >= forest->geometry.checkpoint_journal_size ||
-           forest->memory_since_checkpoint * 3 >= forest->geometry.bar_memory_size ||
+           forest->memory_since_checkpoint * 3 >=
+               max_u64(forest->geometry.bar_memory_size, REPLAY_MEMORY) ||
            forest->free_set.released_count > forest->free_set.acquired_count / 4 + 2048;
 }
 

@@ -120,7 +120,7 @@ struct geometry geometry_default(uint32_t block_size)
         max_u64(min_u64(3 * table_size, bar_memory_default_max), 4 * batch_size);
     geometry.bar_journal_size =
         align_up(max_u64(geometry.bar_memory_size / 8 * 5, 4 * batch_size), SECTOR_SIZE);
-    geometry.checkpoint_journal_size = 3 * geometry.bar_journal_size;
+    geometry.checkpoint_journal_size = max_u64(3 * geometry.bar_journal_size, 16 * MIB);
     geometry.journal_size = align_up(journal_size_min(&geometry), MIB);
     return geometry;
 }
