@@ -317,9 +317,11 @@ static void replay_next(struct forest *forest)
 static bool replay_execute(struct forest *forest)
 {
     struct batch *batch = forest->preparing;
-    if (forest->stage != BATCH_STAGE_PREPARED || !forest_space_ok(forest) ||
-        !forest_version_room(forest)) {
-        if (forest->stage == BATCH_STAGE_PREPARED && forest->full) {
+    /* The bar before the checkpoint takes no block: its merges are in the checkpoint already. After
+     * it, there is as much space as when these entries were accepted. */
+    const bool space = forest->bar_replayed || forest_space_ok(forest);
+    if (forest->stage != BATCH_STAGE_PREPARED || !space || !forest_version_room(forest)) {
+        if (forest->stage == BATCH_STAGE_PREPARED && !space && forest->full) {
             snprintf(forest->reason, sizeof forest->reason,
                      "grid: the disk is full: replaying the journal needs %llu more blocks",
                      (unsigned long long)(forest->space_needed - forest->space_hand));

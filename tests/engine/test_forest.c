@@ -495,6 +495,69 @@ Test(forest, a_dropped_groove_gives_all_space_back_and_its_name)
     fixture_deinit(&fixture);
 }
 
+/* ---- A full disk -------------------------------------------------------------------------------
+ */
+
+/* BATCH_MAX keys from `first` on. */
+static enum request_result insert_batch(uint64_t first)
+{
+    static uint8_t body[16 * 1024];
+    static struct fixture_object objects[BATCH_MAX];
+    for (uint32_t i = 0; i < BATCH_MAX; i++) {
+        random_object(&objects[i], first + i);
+    }
+    const uint32_t size =
+        fixture_body(body, fixture.groove_id, EVENT_TYPE_INSERT, objects, BATCH_MAX);
+    return fixture_request(&fixture, REQUEST_KIND_WRITE, body, size);
+}
+
+/* Inserts keys from `first` on until the disk is full; returns the first key that was refused. */
+static uint64_t insert_until_full(uint64_t first)
+{
+    for (uint64_t key = first;; key += BATCH_MAX) {
+        const enum request_result result = insert_batch(key);
+        if (result == REQUEST_RESULT_FULL) {
+            return key;
+        }
+        cr_assert(eq(int, result, REQUEST_RESULT_OK));
+        cr_assert(eq(u32, fixture.outcome.failure_count, 0));
+    }
+}
+
+/* Wherever in a bar the space ends: what was accepted needs no more of it to be replayed. */
+Test(forest, a_forest_killed_on_a_full_disk_opens_on_it)
+{
+    for (uint64_t round = 0; round < 12; round++) {
+        setup();
+        prng_init(&prng, round);
+        const uint64_t limit = fixture.sim.size_limit;
+        const uint64_t chunk_size =
+            (uint64_t)fixture.geometry.chunk_block_count * fixture.geometry.block_size;
+        fixture.sim.size_limit = grid_zone_offset(&fixture.geometry) + (28 + round) * chunk_size;
+        fixture_open(&fixture, (uint32_t)round % 3, round % 4 != 0);
+        fixture_create(&fixture);
+        const uint64_t keys = insert_until_full(1);
+        cr_assert(eq(u64, fixture_count(&fixture, READ_INDEX_NONE, NULL, 0), keys - 1));
+
+        fixture_crash(&fixture, round);
+        fixture_open(&fixture, (uint32_t)round % 2, round % 3 == 0);
+        cr_assert(fixture_find(&fixture));
+        cr_assert(eq(u64, fixture_count(&fixture, READ_INDEX_NONE, NULL, 0), keys - 1));
+        cr_assert(eq(u64, insert_until_full(keys), keys), "round %lu", (unsigned long)round);
+
+        /* The first request after space has come makes the forest look for it. */
+        fixture.sim.size_limit = limit;
+        while (insert_batch(keys) == REQUEST_RESULT_FULL) {
+            fixture_tick(&fixture);
+        }
+        cr_assert(eq(int, fixture.outcome.result, REQUEST_RESULT_OK));
+        write_range(EVENT_TYPE_INSERT, keys + BATCH_MAX, keys + 2000);
+        cr_assert(eq(u64, fixture_count(&fixture, READ_INDEX_NONE, NULL, 0), keys + 1999));
+        fixture_close(&fixture);
+        fixture_deinit(&fixture);
+    }
+}
+
 /* ---- Damage ------------------------------------------------------------------------------------
  */
 
@@ -546,8 +609,8 @@ Test(forest, reset_leaves_the_state_after_init_and_opening_recovers)
         forest_tick(fixture.forest);
         forest_reset(fixture.forest);
         cr_assert(eq(u64, fixture.forest->nodes.free_count, fixture.forest->nodes.node_count));
-        cr_assert(eq(u64, fixture.forest->arena.free_segment_count,
-                     fixture.forest->arena.segment_count));
+        cr_assert(
+            eq(u64, fixture.forest->arena.free_segment_count, fixture.forest->arena.segment_count));
         cr_assert(eq(u64, fixture.forest->free_set.acquired_count, 0));
         enum status status = STATUS_CLOSED;
         forest_open(fixture.forest, note_open, &status);
