@@ -426,9 +426,11 @@ static void finish(struct compaction_job *job, enum status status)
         resource_pool_release(job->resources, job->loan, COMPACTION_LOAN_COUNT);
     }
     atomic_store_explicit(&job->bytes_done, job->bytes_total, memory_order_relaxed);
-    /* Pairs with compaction_job_done: the results are visible to who sees DONE. */
+    struct doorbell *doorbell = job->doorbell;
+    /* Pairs with compaction_job_done: the results are visible to who sees DONE. From then on the
+     * job is the forest thread's, to plan anew: not a byte of it may be looked at here. */
     atomic_store_explicit(&job->state, COMPACTION_DONE, memory_order_release);
-    doorbell_ring(job->doorbell);
+    doorbell_ring(doorbell);
 }
 
 /* A dropped tree's tables: only their index blocks are read. */
