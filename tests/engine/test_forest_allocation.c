@@ -25,9 +25,17 @@ static struct prng prng;
 static uint8_t body[16 * 1024];
 static struct fixture_object objects[KEY_COUNT];
 
+struct forbid_team;
+
 struct forbid_job {
     struct job job; /* First member: run casts back. */
-    pthread_barrier_t *barrier;
+    struct forbid_team *team;
+};
+
+/* Outlives its threads, which may still be on their way out of the barrier. */
+struct forbid_team {
+    pthread_barrier_t barrier;
+    struct forbid_job jobs[TEAM_MAX];
 };
 
 /* Waits for the rest of the team, so that each thread runs exactly one of these. */
@@ -35,21 +43,19 @@ static void forbid_run(struct job *job)
 {
     struct forbid_job *forbid = container_of(job, struct forbid_job, job);
     memory_forbid_allocation();
-    (void)pthread_barrier_wait(forbid->barrier);
+    (void)pthread_barrier_wait(&forbid->team->barrier);
 }
 
-static void forbid_team(struct workers *team)
+static void forbid_allocation(struct workers *workers, struct forbid_team *team)
 {
-    static struct forbid_job jobs[TEAM_MAX];
-    pthread_barrier_t barrier;
-    cr_assert(team->thread_count > 0 && team->thread_count <= TEAM_MAX);
-    cr_assert(eq(int, pthread_barrier_init(&barrier, NULL, team->thread_count + 1), 0));
-    for (uint32_t i = 0; i < team->thread_count; i++) {
-        jobs[i] = (struct forbid_job){.job = {.run = forbid_run}, .barrier = &barrier};
-        workers_submit(team, &jobs[i].job);
+    const uint32_t count = workers->thread_count;
+    cr_assert(count > 0 && count <= TEAM_MAX);
+    cr_assert(eq(int, pthread_barrier_init(&team->barrier, NULL, count + 1), 0));
+    for (uint32_t i = 0; i < count; i++) {
+        team->jobs[i] = (struct forbid_job){.job = {.run = forbid_run}, .team = team};
+        workers_submit(workers, &team->jobs[i].job);
     }
-    (void)pthread_barrier_wait(&barrier);
-    (void)pthread_barrier_destroy(&barrier);
+    (void)pthread_barrier_wait(&team->barrier);
 }
 
 /* From here on no cr_assert: it takes memory even when it passes. */
@@ -116,10 +122,11 @@ Test(forest_allocation, nothing_is_allocated_after_open)
     fixture_init(&fixture, &geometry);
     prng_init(&prng, 3);
     fixture_open(&fixture, 2, true);
+    static struct forbid_team forbidden[4];
     struct workers *teams[] = {&fixture.compactors, &fixture.journal_worker, &fixture.growth_worker,
                                &fixture.readers};
     for (size_t i = 0; i < array_count(teams); i++) {
-        forbid_team(teams[i]);
+        forbid_allocation(teams[i], &forbidden[i]);
     }
     const uint64_t acquired = memory_acquired_size();
     memory_forbid_allocation();
@@ -149,10 +156,11 @@ static void allocate_run(struct job *job)
 Test(forest_allocation, a_worker_that_allocates_is_stopped, .signal = SIGABRT)
 {
     static struct job job = {.run = allocate_run};
+    static struct forbid_team forbidden;
     const struct geometry geometry = geometry_tiny();
     fixture_init(&fixture, &geometry);
     fixture_open(&fixture, 2, true);
-    forbid_team(&fixture.compactors);
+    forbid_allocation(&fixture.compactors, &forbidden);
     workers_submit(&fixture.compactors, &job);
     workers_join(&fixture.compactors);
 }
