@@ -589,7 +589,7 @@ Test(compaction_schedule, what_falls_through_two_levels_in_a_bar_is_foreseen)
 Test(compaction_schedule, trees_of_any_shape_settle)
 {
     uint32_t bars = 0;
-    for (uint64_t seed = 0; seed < 8; seed++) {
+    for (uint64_t seed = 0; seed < 6; seed++) {
         world_init(1000 + seed, 0, (uint32_t)(seed % TREE_COUNT));
         build_levels(20 + seed % 5 * 20);
         check_content();
@@ -623,7 +623,7 @@ static void live(uint64_t seed, uint32_t worker_count, uint32_t bars)
 Test(compaction_schedule, bars_of_random_writes_keep_every_promise)
 {
     for (uint64_t seed = 0; seed < 2; seed++) {
-        live(seed, 0, 300);
+        live(seed, 0, 200);
         uint64_t deepest = 0;
         for (uint32_t i = 0; i < TREE_COUNT; i++) {
             deepest += world.trees[i].levels[2].table_count;
@@ -781,7 +781,7 @@ static void damage_stops(uint64_t seed, uint32_t worker_count, bool flip)
 
 Test(compaction_schedule, damage_joins_nothing)
 {
-    for (uint64_t seed = 0; seed < 6; seed++) {
+    for (uint64_t seed = 0; seed < 3; seed++) {
         damage_stops(seed, seed % 2 == 0 ? 0 : 2, true);
         damage_stops(seed, seed % 2 == 0 ? 0 : 2, false);
     }
