@@ -25,8 +25,14 @@ enum status data_file_open(struct io_posix *io, const char *path, enum io_posix_
                  path, path);
         break;
     case STATUS_NOT_FOUND:
-        snprintf(reason, reason_size, "there is no %.300s; 'holt format %.300s' makes one", path,
-                 path);
+        if (mode == IO_POSIX_CREATE) {
+            snprintf(reason, reason_size,
+                     "%.300s cannot be made: its directory does not exist, or takes no files",
+                     path);
+        } else {
+            snprintf(reason, reason_size, "there is no %.300s; 'holt format %.300s' makes one",
+                     path, path);
+        }
         break;
     case STATUS_EXISTS:
         snprintf(reason, reason_size,
@@ -34,7 +40,8 @@ enum status data_file_open(struct io_posix *io, const char *path, enum io_posix_
                  path);
         break;
     case STATUS_DENIED:
-        snprintf(reason, reason_size, "%.300s: permission denied; whose file is it? (ls -l)", path);
+        snprintf(reason, reason_size, "%.300s: permission denied; whose %s is it? (ls -ld)", path,
+                 mode == IO_POSIX_CREATE ? "directory" : "file");
         break;
     case STATUS_INVALID:
         snprintf(reason, reason_size,
@@ -47,6 +54,25 @@ enum status data_file_open(struct io_posix *io, const char *path, enum io_posix_
         break;
     }
     return status;
+}
+
+/* A copy that was cut off, for example. Said here, where it is known: whoever reads behind the end
+ * of the file later sees an error of the disk. */
+static enum status check_size(const char *path, const struct superblock *superblock, uint64_t size,
+                              char *reason, size_t reason_size)
+{
+    const struct geometry *geometry = &superblock->geometry;
+    /* Blocks in use may lie higher, but not in less. */
+    const uint64_t size_min =
+        grid_zone_offset(geometry) + superblock->checkpoint.blocks_acquired * geometry->block_size;
+    if (size >= size_min) {
+        return STATUS_OK;
+    }
+    snprintf(reason, reason_size,
+             "%.300s is cut off: it has %" PRIu64 " bytes, but needs at least %" PRIu64
+             "; restore it from a backup",
+             path, size, size_min);
+    return STATUS_CORRUPT;
 }
 
 enum status data_file_geometry(struct io *io, const char *path, struct geometry *geometry,
@@ -77,6 +103,7 @@ enum status data_file_geometry(struct io *io, const char *path, struct geometry 
     status = superblock_open(io, buffer, false, superblock, &report);
     if (status == STATUS_OK) {
         *geometry = superblock->geometry;
+        status = check_size(path, superblock, size, reason, reason_size);
     } else if (status == STATUS_VERSION) {
         snprintf(reason, reason_size,
                  "%.300s has format version %" PRIu32 ", this holt reads %d; use the holt that "
