@@ -8,6 +8,7 @@
 #include <string.h>
 #include <xxhash.h>
 
+#include "server/text.h"
 #include "server/value_text.h"
 
 enum { IMPORT_NAME_SIZE_MAX = 256 }; /* bytes that count; command lines are checked for it */
@@ -140,15 +141,38 @@ static const char *cell(const struct csv_rows *rows, uint32_t index, size_t *siz
     return (const char *)rows->cells + rows->cell_offsets[index];
 }
 
+/* What is no CSV file of ours shows in its first line. Also keeps bytes that a terminal would obey
+ * out of messages. */
+static bool check_name(struct csv_rows *rows, const char *name, size_t size)
+{
+    if (memchr(name, '\r', size) != NULL) {
+        set_error(rows, "lines end with a carriage return alone; convert the file first "
+                        "(tr '\\r' '\\n')");
+        return false;
+    }
+    bool is_text = utf8_valid_size((const uint8_t *)name, size) == size;
+    for (size_t i = 0; i < size; i++) {
+        is_text &= (unsigned char)name[i] >= ' ' || name[i] == '\t' || name[i] == '\n';
+    }
+    if (!is_text) {
+        set_error(rows, "this is not text in UTF-8; convert the file first (iconv)");
+    }
+    return is_text;
+}
+
 static bool map_columns(struct csv_rows *rows)
 {
     const struct shape *shape = rows->shape;
     bool mapped[FIELD_COUNT_MAX] = {false};
+    bool any_mapped = false;
 
     rows->column_count = rows->cell_count;
     for (uint32_t i = 0; i < rows->column_count; i++) {
         size_t size;
         const char *name = cell(rows, i, &size);
+        if (!check_name(rows, name, size)) {
+            return false;
+        }
         snprintf(rows->column_names[i], sizeof rows->column_names[i], "%.*s",
                  (int)(size > 63 ? 63 : size), name);
         const char *id_column = rows->options.id_column;
@@ -163,6 +187,7 @@ static bool map_columns(struct csv_rows *rows)
         }
         if (field >= 0) {
             mapped[field] = true;
+            any_mapped = true;
         } else if (rows->id_column != (int)i && !rows->options.partial) {
             set_error(rows,
                       "the column '%s' is not a field of '%s'; rename it, or use --partial to "
@@ -173,6 +198,13 @@ static bool map_columns(struct csv_rows *rows)
     }
     if (rows->options.id_column != NULL && rows->id_column < 0) {
         set_error(rows, "there is no column '%.64s' for --id", rows->options.id_column);
+        return false;
+    }
+    if (!any_mapped && rows->id_column < 0 && shape->spec.field_count > 0) {
+        set_error(rows,
+                  "no column is a field of '%s', not even with --partial; the first line must name "
+                  "them as the groove does, with commas between",
+                  shape->spec.name);
         return false;
     }
     for (uint32_t i = 0; i < shape->spec.field_count && !rows->options.partial; i++) {

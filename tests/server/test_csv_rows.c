@@ -125,6 +125,9 @@ Test(csv_rows, wrong_headers_are_refused, .init = setup)
         {"name,age,weight,shoe\n", "the column 'shoe' is not a field of 'people'"},
         {"name,age,weight,age\n", "the column 'age' is there twice"},
         {"\"name,age", "never closed"},
+        {"name,age,weight\rAda,1,2\r", "carriage return"},
+        {"\xff\xfen,a", "not text in UTF-8"},
+        {"name,a\x1b[2Jge,weight\n", "not text in UTF-8"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         static const struct csv_options options = {.name = "x"};
@@ -145,6 +148,24 @@ Test(csv_rows, partial_files_and_empty_cells_are_accepted_when_asked, .init = se
     const struct csv_options options = {.name = "x", .partial = true, .empty_is_zero = true};
     cr_assert(begin(text, strlen(text), &options), "%s", rows.error);
     expect_row("Ada", 0, 0, 2);
+    end();
+}
+
+/* What would make objects of nothing but zeros. */
+Test(csv_rows, partial_files_have_a_field_of_the_groove, .init = setup)
+{
+    static const char *const texts[] = {"Name,Age\nAda,1\n", "name;age\nAda;1\n",
+                                        "name\tage\nAda\t1\n"};
+    static const struct csv_options options = {.name = "x", .partial = true};
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
+        cr_assert_not(begin(texts[i], strlen(texts[i]), &options), "%s", texts[i]);
+        cr_assert_not_null(strstr(rows.error, "no column is a field of 'people'"), "%s",
+                           rows.error);
+        end();
+    }
+    static const struct csv_options with_ids = {.name = "x", .partial = true, .id_column = "key"};
+    cr_assert(begin("key\n7\n", 6, &with_ids), "%s", rows.error);
+    expect_row("", 0, 0, 2);
     end();
 }
 
