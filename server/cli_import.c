@@ -56,6 +56,8 @@ struct import {
     uint64_t rows_bad;
     uint64_t batches_acknowledged;
     uint64_t commit; /* highest one acknowledged */
+    int refusal;     /* exit code of the first thing that went wrong with a batch; said once */
+    bool broken;     /* the connection gave out: nothing more is answered */
 };
 
 /* ---- Memory ------------------------------------------------------------------------------------
@@ -148,7 +150,11 @@ static void print_summary(struct import *import)
 static int refuse_write(struct import *import, enum client_status status)
 {
     cli_progress_end(&import->progress);
-    return remote_refuse_status(import->remote, status);
+    import->broken = true;
+    if (import->refusal == CLI_EXIT_OK) {
+        import->refusal = remote_refuse_status(import->remote, status);
+    }
+    return import->refusal;
 }
 
 static int send_batch(struct import *import, struct batch *batch)
@@ -239,7 +245,10 @@ static int receive_batch(struct import *import)
     }
     if (reply.result != RESULT_OK) {
         cli_progress_end(&import->progress);
-        return remote_refuse_result(import->remote, &reply, import->groove_name);
+        if (import->refusal == CLI_EXIT_OK) {
+            import->refusal = remote_refuse_result(import->remote, &reply, import->groove_name);
+        }
+        return import->refusal;
     }
     const int exit_code = take_outcome(import, batch, &reply);
     show_progress(import);
@@ -266,13 +275,10 @@ static struct batch *free_batch(struct import *import, int *exit_code)
 static int drain(struct import *import)
 {
     int exit_code = CLI_GO_ON;
-    while (client_in_flight(import->remote->client) > 0) {
+    while (!import->broken && client_in_flight(import->remote->client) > 0) {
         const int outcome = receive_batch(import);
         if (outcome != CLI_GO_ON && exit_code == CLI_GO_ON) {
             exit_code = outcome;
-        }
-        if (outcome != CLI_GO_ON && outcome != CLI_EXIT_DATA) {
-            break;
         }
     }
     return exit_code;
@@ -337,8 +343,10 @@ static int import_rows(struct import *import)
                     import->groove_name);
         }
     } else {
-        fprintf(stderr, "The import is not complete. Run it again with the same name: it goes on, "
-                        "and nothing is doubled.\n");
+        fprintf(stderr,
+                "The import is not complete. %s it again with the same name: it goes on, "
+                "and nothing is doubled.\n",
+                exit_code == CLI_EXIT_DATA ? "Repair the file in place and import" : "Run");
     }
     return cli_flush(import->remote->command, exit_code);
 }
