@@ -97,6 +97,7 @@ int cli_help(const char *command_name)
            "  holt format /tmp/first.holt\n"
            "  holt start /tmp/first.holt &\n"
            "  export HOLT_SOCKET=/tmp/first.holt.sock\n"
+           "  holt ping --wait 10\n"
            "  holt create cities 'name text<100>, country text<2>, index country'\n"
            "  holt import cities cities.csv --partial\n"
            "  holt query cities --where 'country = \"AD\"' --limit 5\n");
@@ -211,6 +212,10 @@ int cli_parse(const struct cli_command *command, int argc, char **argv,
         if (flags_end || text[0] != '-' || text[1] == '\0' || (text[1] >= '0' && text[1] <= '9')) {
             if (count == argument_max) {
                 return cli_usage(command, "'%s' is one argument too many", text);
+            }
+            if (text[0] == '\0') {
+                return cli_usage(command, "%s is empty; is a variable of the shell not set?",
+                                 count < argument_min ? names[count] : "an argument");
             }
             arguments[count++] = text;
             at += 1;

@@ -30,6 +30,10 @@ static int configure(const struct cli_command *command, const char *data_path,
     if (config_path == NULL) {
         config_path = getenv("HOLT_CONFIG");
     }
+    if (config_path != NULL && config_path[0] == '\0') {
+        return cli_usage(command, "the path of the configuration file (--config, HOLT_CONFIG) is "
+                                  "empty");
+    }
     if (config_path != NULL) {
         const enum status status = config_load_file(config, config_path, error);
         if (status != STATUS_OK) {

@@ -62,9 +62,8 @@ static void print_report(const struct verify *verify, const char *path,
     if (report->problems == 0) {
         printf("no problems\n");
     } else {
-        printf("%" PRIu64 " problem%s; restore the file from a backup, or export what can still "
-               "be read\n",
-               report->problems, report->problems == 1 ? "" : "s");
+        printf("%" PRIu64 " problem%s; restore the file from a backup\n", report->problems,
+               report->problems == 1 ? "" : "s");
     }
 }
 

@@ -288,8 +288,11 @@ static enum status start_listener(struct daemon *daemon)
         listener_start(&options, on_request, daemon, &daemon->listener, &why);
     if (status != STATUS_OK) {
         snprintf(daemon->reason, FOREST_THREAD_REASON_SIZE,
-                 "cannot listen on %.300s: %.300s (--socket names the path)", config->socket_path,
-                 why != NULL ? why : status_text(status));
+                 "cannot listen on %.300s: %.300s (--socket names the path%s)", config->socket_path,
+                 why != NULL ? why : status_text(status),
+                 config->source[CONFIG_SOCKET] == CONFIG_ENVIRONMENT
+                     ? "; this one is from HOLT_SOCKET"
+                     : "");
     }
     return status;
 }

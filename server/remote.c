@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 
 #include "pool/clock.h"
@@ -97,7 +98,11 @@ static const char *advice_for(uint32_t result)
 
 int remote_refuse_status(const struct remote *remote, enum client_status status)
 {
-    cli_error(remote->command, "%s: %s", remote->socket_path, client_status_text(status));
+    struct stat info;
+    const bool other =
+        status == CLIENT_NOBODY && stat(remote->socket_path, &info) == 0 && !S_ISSOCK(info.st_mode);
+    cli_error(remote->command, "%s: %s", remote->socket_path,
+              other ? "this is not a socket" : client_status_text(status));
     if (status == CLIENT_NO_SOCKET || status == CLIENT_NOBODY) {
         fprintf(stderr, "'holt start FILE' starts a daemon; its socket is FILE.sock unless it was "
                         "told otherwise.\n");

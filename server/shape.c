@@ -168,9 +168,10 @@ int shape_query_key(const struct shape *shape, const struct where *where, uint8_
     for (uint32_t i = 0; i < where->term_count; i++) {
         const char *name = where->terms[i].name;
         if (shape_field(shape, name, strlen(name)) < 0) {
-            snprintf(error, SCHEMA_TEXT_ERROR_SIZE,
-                     "'%s' has no field '%s'; 'holt stat' lists its fields", shape->spec.name,
-                     name);
+            snprintf(error, SCHEMA_TEXT_ERROR_SIZE, "'%s' has no field '%s'; %s", shape->spec.name,
+                     name,
+                     strcmp(name, "id") == 0 ? "'holt get' finds objects by their ids"
+                                             : "'holt stat' lists its fields");
             return -1;
         }
     }
