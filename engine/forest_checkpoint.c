@@ -218,10 +218,13 @@ bool forest_checkpoint_tick(struct forest *forest)
         forest->sequence_durable < checkpoint->journal_sequence_needed) {
         return false;
     }
+    /* A superblock must not name a block of the manifest log whose write has failed. */
+    if (!forest_manifest_write_ready(forest)) {
+        return false;
+    }
     checkpoint->job.run = checkpoint_run;
     checkpoint->submitted = true;
     atomic_store_explicit(&checkpoint->done, false, memory_order_relaxed);
-    /* The same worker, and queue, that wrote the manifest's blocks: they are written by then. */
     workers_submit(forest->options.growth_worker, &checkpoint->job);
     return true;
 }
