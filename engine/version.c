@@ -74,18 +74,24 @@ void version_publish(struct version_set *set, struct version *version)
 
 struct version *version_collect(struct version_set *set)
 {
-    struct version *version = set->oldest;
-    if (version == NULL) {
-        return NULL;
-    }
-    /* Nobody can pin it once it is not published, so a count of zero stays zero. */
+    /* Nobody can pin one that is older than the published one, so a count of zero stays zero. */
+    struct version *before = NULL;
     mutex_lock(&set->mutex);
-    const bool visible = version == set->published || version->pin_count > 0;
+    struct version *version = set->oldest;
+    while (version != NULL && version != set->published && version->pin_count > 0) {
+        before = version;
+        version = version->next;
+    }
+    const bool found = version != NULL && version != set->published && version != set->newest;
     mutex_unlock(&set->mutex);
-    if (visible || version == set->newest) {
+    if (!found) {
         return NULL;
     }
-    set->oldest = version->next;
+    if (before == NULL) {
+        set->oldest = version->next;
+    } else {
+        before->next = version->next;
+    }
     return version;
 }
 

@@ -38,8 +38,8 @@ struct version {
     struct version *next; /* live versions, oldest first; forest thread */
     uint64_t commit;
     uint64_t timestamp;
-    uint64_t horizon; /* joins done when it was made: a misfit of a block read under a newer horizon
-                         is reuse, not damage */
+    uint64_t horizon; /* joins that free nothing it references: those done when it was made, and one
+                         that was owed. A misfit read under a newer horizon is reuse, not damage */
     uint32_t groove_count;
     struct groove_version *grooves; /* [groove_count], by groove id; dropping ones are not listed */
 };
@@ -70,8 +70,9 @@ void version_set_deinit(struct version_set *set);
 struct version *version_add(struct version_set *set);
 /* Forest thread. */
 void version_publish(struct version_set *set, struct version *version);
-/* Forest thread. Takes the oldest version out of the set if nobody can see it any more, for the
- * caller to return what it references, then version_free. NULL: none. */
+/* Forest thread. Takes the oldest version that nobody can see any more out of the set, for the
+ * caller to return what it references, then version_free. NULL: none. A slow reader thus keeps
+ * the version it reads, not those that came after it. */
 struct version *version_collect(struct version_set *set);
 void version_free(struct version_set *set, struct version *version);
 
