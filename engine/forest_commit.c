@@ -34,7 +34,8 @@ struct version *forest_version_make(struct forest *forest)
     struct version *version = version_add(&forest->versions);
     version->commit = forest->commit_executed;
     version->timestamp = forest->timestamp;
-    version->horizon = atomic_load(&forest->horizon);
+    /* A join that is owed already frees what was released before the version was made. */
+    version->horizon = atomic_load(&forest->horizon) + (forest->join_owed ? 1 : 0);
     for (struct catalog_groove *groove = catalog_after(&forest->catalog, 0); groove != NULL;
          groove = catalog_after(&forest->catalog, groove->groove_id)) {
         if (groove->dropping) {

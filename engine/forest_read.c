@@ -37,8 +37,9 @@ static void answer_corrupt(struct read_request *request)
     request->reply_size = 0;
 }
 
-/* A block that is not what its parent says has been reused, if any join came after this version was
- * made: then a newer version has the answer. Otherwise it is damaged. */
+/* A block that is not what its parent says may have been reused, if a join has freed what was
+ * released after this version was made: then a newer version, published or about to be, has the
+ * answer. Otherwise it is damaged. */
 static void read_run(struct job *job)
 {
     struct read_request *request = container_of(job, struct read_request, job);
@@ -49,7 +50,7 @@ static void read_run(struct job *job)
         if (status == STATUS_OK) {
             break;
         }
-        const bool overtaken = request->version->horizon != atomic_load(&forest->horizon);
+        const bool overtaken = request->version->horizon < atomic_load(&forest->horizon);
         if (status == STATUS_IO || !overtaken) {
             LOG_ERROR(
                 "forest.read_damaged", log_u64("groove", request->groove_id),
