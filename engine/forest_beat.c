@@ -150,10 +150,17 @@ static void decide_absorption(struct forest *forest)
 enum { REPLAY_MEMORY = 32 * 1024 * 1024 };
 
 /* Journal bytes bound the ring; entry bytes bound the work of a replay: at full load every bar ends
- * in a checkpoint, and a trickle of small requests may absorb for several bars. */
+ * in a checkpoint, and a trickle of small requests may absorb for several bars. A middle that came
+ * early, by idle beats or full trees, leaves more than half of the bar's journal bytes still to
+ * come: the ring reckons with half, so it is asked for the end of the bar, too. */
 static bool checkpoint_due(const struct forest *forest)
 {
-    return forest->journal_since_checkpoint >= forest->geometry.checkpoint_journal_size ||
+    const struct geometry *geometry = &forest->geometry;
+    const uint64_t bar_rest =
+        geometry->bar_journal_size - min_u64(forest->bar_journal_used, geometry->bar_journal_size);
+    return forest->journal_since_checkpoint >= geometry->checkpoint_journal_size ||
+           forest->journal_since_checkpoint + bar_rest >=
+               geometry->checkpoint_journal_size + geometry->bar_journal_size / 2 ||
            forest->memory_since_checkpoint * 3 >=
                max_u64(forest->geometry.bar_memory_size, REPLAY_MEMORY) ||
            forest->free_set.released_count > forest->free_set.acquired_count / 4 + 2048;
@@ -190,10 +197,7 @@ bool forest_space_ok(struct forest *forest)
     forest->space_grown = grown;
     const uint64_t wanted = forest->space_needed + forest->space_needed / 2;
     if (forest->space_hand < wanted) {
-        const uint64_t missing = wanted - forest->space_hand;
-        if (grown + missing <= forest->geometry.block_count_max) {
-            grid_grow_ahead(&forest->grid, grown, missing);
-        }
+        grid_grow_ahead(&forest->grid, grown, wanted - forest->space_hand); /* Up to the limit. */
     }
     if (forest->space_hand >= forest->space_needed) {
         forest->full = false;
