@@ -2,8 +2,9 @@
  * immutable one is what the bar before left, being written to level 0.
  *
  * Runs merge geometrically while they are small, so that there are few, and stop merging at
- * 1/32 of a table, so that no batch pays for a large one. Content, not run structure, reaches the
- * disk, so the policy is free to change. */
+ * 1/32 of a table, so that no batch pays for a large one. When they merge depends on what readers
+ * hold, which is timing; so the counts, which pace bars and size reservations, are of what was
+ * added, whatever merged since. Nothing of the run structure reaches the disk. */
 #pragma once
 
 #include <stdint.h>
@@ -16,7 +17,7 @@ enum { TABLE_MEMORY_RUN_MAX = 120 };
 struct table_memory {
     struct run *runs[TABLE_MEMORY_RUN_MAX]; /* each holds one reference of ours */
     uint32_t run_count;
-    uint64_t value_count;     /* sum over the runs: keys in several runs count several times */
+    uint64_t value_count;     /* as added: a key counts once for each run that brought it */
     uint64_t tombstone_count; /* likewise */
 };
 

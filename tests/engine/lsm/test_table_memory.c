@@ -79,8 +79,8 @@ static void check(const struct table_memory *table, const struct model *model)
         value_count += table->runs[i]->value_count;
         tombstone_count += table->runs[i]->tombstone_count;
     }
-    cr_assert(eq(u64, table->value_count, value_count));
-    cr_assert(eq(u64, table->tombstone_count, tombstone_count));
+    cr_assert(ge(u64, table->value_count, value_count));
+    cr_assert(ge(u64, table->tombstone_count, tombstone_count));
 
     for (uint64_t key = 0; key < KEY_COUNT; key++) {
         const uint64_t key_big_endian = __builtin_bswap64(key);
@@ -206,16 +206,51 @@ Test(table_memory, full_arena_postpones_merges)
 {
     struct run_arena small;
     const struct run_arena usual = arena;
-    cr_assert(eq(int, run_arena_init(&small, 4 * RUN_SEGMENT_SIZE, 64), STATUS_OK));
+    cr_assert(eq(int, run_arena_init(&small, 5 * RUN_SEGMENT_SIZE, 64), STATUS_OK));
     arena = small;
     struct model model = {0};
     struct table_memory table = {0};
     table_memory_add(&table, &arena, &shape, make_batch(&model, 0));
     table_memory_add(&table, &arena, &shape, make_batch(&model, 0));
-    cr_assert(eq(u64, arena.free_segment_count, 0));
+    cr_assert(eq(u64, arena.free_segment_count, 1));
     cr_assert(eq(u32, table.run_count, 2));
     check(&table, &model);
     table_memory_clear(&table, &arena);
     run_arena_deinit(&arena);
     arena = usual;
+}
+
+/* Whether runs merge is timing, so the counts may not show it: one table merges, the other, in an
+ * arena that readers hold full, cannot. */
+Test(table_memory, counts_do_not_depend_on_merges)
+{
+    struct run_arena tight;
+    cr_assert(eq(int, run_arena_init(&tight, 42 * RUN_SEGMENT_SIZE, 64), STATUS_OK));
+    struct model model = {0};
+    struct table_memory merged[2] = {{.run_count = 0}};
+    struct table_memory apart[2] = {{.run_count = 0}};
+    uint64_t value_count = 0;
+    for (uint32_t i = 0; i < 20; i++) {
+        struct run *run = make_batch(&model, 50); /* Many keys come again and again. */
+        struct run *same = run_build(&tight, &shape, run_value(run, 0), (uint32_t)run->value_count);
+        value_count += run->value_count;
+        const struct run_arena whole = tight;
+        tight.free_segment_count = 0; /* All lent, for a while. */
+        table_memory_add(&apart[i / 10], &tight, &shape, same);
+        tight.free_segment_count = whole.free_segment_count;
+        table_memory_add(&merged[i / 10], &arena, &shape, run);
+    }
+    cr_assert(lt(u32, merged[1].run_count, apart[1].run_count));
+    table_memory_absorb(&merged[0], &merged[1], &arena, &shape);
+    const uint64_t free_segment_count = tight.free_segment_count;
+    tight.free_segment_count = 0;
+    table_memory_absorb(&apart[0], &apart[1], &tight, &shape);
+    tight.free_segment_count = free_segment_count;
+    cr_assert(lt(u32, merged[0].run_count, apart[0].run_count));
+    cr_assert(eq(u64, merged[0].value_count, value_count));
+    cr_assert(eq(u64, apart[0].value_count, value_count));
+    cr_assert(eq(u64, merged[0].tombstone_count, apart[0].tombstone_count));
+    table_memory_clear(&merged[0], &arena);
+    table_memory_clear(&apart[0], &tight);
+    run_arena_deinit(&tight);
 }
