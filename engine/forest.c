@@ -1,8 +1,10 @@
-#include "engine/forest_internal.h"
+#include "engine/forest.h"
 
 #include <assert.h>
 #include <stdio.h>
 #include <string.h>
+
+#include "engine/forest_internal.h"
 
 #include "engine/storage/trailer.h"
 #include "pool/base.h"

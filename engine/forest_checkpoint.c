@@ -60,8 +60,10 @@ static void manifest_write_run(struct job *job)
     struct block_write_job *write = container_of(job, struct block_write_job, job);
     write->status =
         write_blocks(&write->forest->grid, write->blocks, write->addresses, write->block_count);
+    struct doorbell *doorbell = write->forest->doorbell;
+    /* From here on the job, and the forest, may be gone. */
     atomic_store_explicit(&write->done, true, memory_order_release);
-    doorbell_ring(write->forest->doorbell);
+    doorbell_ring(doorbell);
 }
 
 bool forest_manifest_write_ready(struct forest *forest)
@@ -207,8 +209,10 @@ static void checkpoint_run(struct job *job)
 {
     struct checkpoint_job *checkpoint = container_of(job, struct checkpoint_job, job);
     checkpoint->status = checkpoint_write(checkpoint);
+    struct doorbell *doorbell = checkpoint->forest->doorbell;
+    /* From here on the job, and the forest, may be gone. */
     atomic_store_explicit(&checkpoint->done, true, memory_order_release);
-    doorbell_ring(checkpoint->forest->doorbell);
+    doorbell_ring(doorbell);
 }
 
 bool forest_checkpoint_tick(struct forest *forest)

@@ -56,8 +56,7 @@ static void on_open(void *context, enum status status, const struct forest_open_
     fixture->opened = true;
     fixture->open_status = status;
     fixture->open_report = *report;
-    snprintf(fixture->open_reason, sizeof fixture->open_reason, "%s",
-             reason == NULL ? "" : reason);
+    snprintf(fixture->open_reason, sizeof fixture->open_reason, "%s", reason == NULL ? "" : reason);
 }
 
 static void start(struct workers *workers, const char *name, uint32_t threads, uint32_t capacity)
@@ -123,8 +122,7 @@ void fixture_open(struct forest_fixture *fixture, uint32_t worker_count, bool th
 {
     const bool opened = fixture_try_open(fixture, worker_count, threads);
     if (!opened) {
-        fprintf(stderr, "open: %s: %s\n", status_text(fixture->open_status),
-                fixture->open_reason);
+        fprintf(stderr, "open: %s: %s\n", status_text(fixture->open_status), fixture->open_reason);
         abort();
     }
 }
@@ -199,8 +197,8 @@ void fixture_submit(struct forest_fixture *fixture, enum request_kind kind, cons
         const uint64_t seen = doorbell_count(&fixture->doorbell);
         enum request_result result;
         const char *reason;
-        const enum forest_admission admission = forest_batch_add(
-            fixture->forest, kind, body, size, fixture, &result, &reason);
+        const enum forest_admission admission =
+            forest_batch_add(fixture->forest, kind, body, size, fixture, &result, &reason);
         if (admission == FOREST_REFUSED) {
             fixture->outcome = (struct request_outcome){.result = result};
             fixture->outcome_count += 1;
@@ -304,7 +302,8 @@ uint32_t fixture_body(uint8_t *body, uint32_t groove_id, enum event_type type,
     return (uint32_t)sizeof section + count * size;
 }
 
-/* ---- Reads ------------------------------------------------------------------------------------- */
+/* ---- Reads -------------------------------------------------------------------------------------
+ */
 
 struct read_wait {
     _Atomic bool done;
@@ -354,8 +353,7 @@ static void read_wait(struct forest_fixture *fixture, struct read_request *reque
 uint64_t fixture_count(struct forest_fixture *fixture, uint32_t index, const void *values,
                        uint32_t values_size)
 {
-    struct read_request *request =
-        read_begin(fixture, READ_KIND_COUNT, index, values, values_size);
+    struct read_request *request = read_begin(fixture, READ_KIND_COUNT, index, values, values_size);
     read_wait(fixture, request);
     const uint64_t count = request->count;
     forest_read_release(fixture->forest, request);

@@ -1,8 +1,9 @@
-/* A forest on a disk in memory, with teams of any size, a clock that only tests move, and one groove.
+/* A forest on a disk in memory, with teams of any size, a clock that only tests move, and one
+ * groove.
  *
- * The groove `things` has 64-byte objects: a u64 (index by_a), b u32 and c u32 (index by_bc on both),
- * note text<16> (index by_note, cut to 8... see fixture_spec). Requests are made one at a time or
- * queued; outcomes are counted and kept. */
+ * The groove `things` has 64-byte objects: a u64 (index by_a), b u32 and c u32 (index by_bc on
+ * both), note text<16> (index by_note, cut to 8... see fixture_spec). Requests are made one at a
+ * time or queued; outcomes are counted and kept. */
 #pragma once
 
 #include "engine/forest.h"
