@@ -381,9 +381,24 @@ static void execute_request(struct forest *forest, struct batch *batch,
     }
 }
 
+/* What the runs of a batch take of the arena, generously: bytes, and in how many runs. */
+static uint64_t batch_room(const struct batch *batch)
+{
+    return 2 * batch->write_bytes + RUN_SEGMENT_SIZE;
+}
+
+static uint32_t batch_room_runs(const struct batch *batch)
+{
+    return 3 * batch->group_count * GROOVE_TREE_COUNT_MAX + 3;
+}
+
 void forest_execute(struct forest *forest, struct batch *batch, uint64_t timestamp_first,
                     uint64_t entry_size)
 {
+    /* What merges of the first trees take must not be missing for the last ones. */
+    forest->arena.promised_segment_count =
+        run_arena_segments(batch_room(batch), 1, batch_room_runs(batch));
+    forest->arena.promised_run_count = batch_room_runs(batch);
     uint8_t *memory = forest->write_memory;
     for (uint32_t i = 0; i < batch->group_count; i++) {
         struct batch_group *group = &batch->groups[i];
@@ -414,6 +429,8 @@ void forest_execute(struct forest *forest, struct batch *batch, uint64_t timesta
             forest->memory_since_checkpoint += bytes;
         }
     }
+    forest->arena.promised_segment_count = 0;
+    forest->arena.promised_run_count = 0;
     forest_beats_count(forest, align_up(entry_size, SECTOR_SIZE), batch->idle_beats);
 }
 
@@ -433,10 +450,8 @@ static uint32_t requests_accepted(const struct batch *batch)
  * held by readers, and comes back. */
 static bool memory_room(struct forest *forest, const struct batch *batch)
 {
-    const uint32_t runs = batch->group_count * GROOVE_TREE_COUNT_MAX;
     return forest_version_room(forest) &&
-           run_arena_has_room(&forest->arena, 2 * batch->write_bytes + RUN_SEGMENT_SIZE, 1,
-                              3 * runs + 3);
+           run_arena_has_room(&forest->arena, batch_room(batch), 1, batch_room_runs(batch));
 }
 
 static bool commit(struct forest *forest)

@@ -47,17 +47,13 @@ void run_arena_deinit(struct run_arena *arena)
     *arena = (struct run_arena){0};
 }
 
-bool run_arena_has_room(const struct run_arena *arena, uint64_t value_count, uint32_t value_size,
-                        uint32_t run_count)
+uint64_t run_arena_segments(uint64_t value_count, uint32_t value_size, uint32_t run_count)
 {
     assert(value_size > 0);
     assert(value_size <= RUN_SEGMENT_SIZE);
     const uint64_t used_run_count = min_u64(value_count, run_count);
     if (used_run_count == 0) {
-        return value_count == 0;
-    }
-    if (used_run_count > arena->free_run_count) {
-        return false;
+        return 0;
     }
     /* The worst way to deal n things out to r boxes of size b, none empty: all but one box holds
      * one thing more than fills it. Of values to segments, then of segments to directories. */
@@ -67,7 +63,18 @@ bool run_arena_has_room(const struct run_arena *arena, uint64_t value_count, uin
     const uint64_t directory_count =
         (segment_count - used_run_count) / RUN_SEGMENTS_PER_DIRECTORY + used_run_count;
     const uint64_t filter_count = value_count / RUN_FILTER_VALUES + used_run_count;
-    return segment_count + directory_count + filter_count <= arena->free_segment_count;
+    return segment_count + directory_count + filter_count;
+}
+
+bool run_arena_has_room(const struct run_arena *arena, uint64_t value_count, uint32_t value_size,
+                        uint32_t run_count)
+{
+    const uint64_t used_run_count = min_u64(value_count, run_count);
+    if (used_run_count == 0) {
+        return value_count == 0;
+    }
+    return used_run_count <= arena->free_run_count &&
+           run_arena_segments(value_count, value_size, run_count) <= arena->free_segment_count;
 }
 
 static uint8_t *segment_acquire(struct run_arena *arena)

@@ -53,6 +53,9 @@ struct run_arena {
     uint64_t free_segment_count_min; /* low-water mark, for stat */
     uint32_t run_count_max;
     uint32_t free_run_count;
+    /* Of what is free: kept for the runs of the batch that executes. Merges leave it alone. */
+    uint64_t promised_segment_count;
+    uint32_t promised_run_count;
 };
 
 MUST_CHECK enum status run_arena_init(struct run_arena *arena, uint64_t memory_size,
@@ -60,6 +63,9 @@ MUST_CHECK enum status run_arena_init(struct run_arena *arena, uint64_t memory_s
 /* Asserts that every run came back. */
 void run_arena_deinit(struct run_arena *arena);
 
+/* Segments that runs of `value_count` values in total, in at most `run_count` runs, take at most.
+ */
+uint64_t run_arena_segments(uint64_t value_count, uint32_t value_size, uint32_t run_count);
 /* Whether runs of `value_count` values in total, in at most `run_count` runs, can be made now. */
 bool run_arena_has_room(const struct run_arena *arena, uint64_t value_count, uint32_t value_size,
                         uint32_t run_count);

@@ -71,7 +71,9 @@ static bool merge_is_due(const struct table_memory *table, const struct run_aren
     const uint64_t value_count = neighbours_value_count(table, last - 1);
     return table->runs[last - 1]->value_count < 2 * table->runs[last]->value_count &&
            value_count <= shape->value_count_max / MERGE_FRACTION &&
-           run_arena_has_room(arena, value_count, shape->value_size, 1);
+           arena->free_run_count > arena->promised_run_count &&
+           arena->free_segment_count >= arena->promised_segment_count +
+                                            run_arena_segments(value_count, shape->value_size, 1);
 }
 
 /* Takes over the reference; the counts are the caller's. */

@@ -220,6 +220,27 @@ Test(table_memory, full_arena_postpones_merges)
     arena = usual;
 }
 
+/* What was promised to the trees that come later in the batch is not merged away. */
+Test(table_memory, merges_leave_what_was_promised)
+{
+    struct model model = {0};
+    struct table_memory table = {0};
+    arena.promised_segment_count = arena.free_segment_count;
+    for (uint32_t i = 0; i < 4; i++) {
+        table_memory_add(&table, &arena, &shape, make_batch(&model, 0));
+    }
+    cr_assert(eq(u32, table.run_count, 4));
+    arena.promised_segment_count = 0;
+    arena.promised_run_count = arena.free_run_count;
+    table_memory_add(&table, &arena, &shape, make_batch(&model, 0));
+    cr_assert(eq(u32, table.run_count, 5));
+    arena.promised_run_count = 0;
+    table_memory_add(&table, &arena, &shape, make_batch(&model, 0));
+    cr_assert(lt(u32, table.run_count, 6));
+    check(&table, &model);
+    table_memory_clear(&table, &arena);
+}
+
 /* Whether runs merge is timing, so the counts may not show it: one table merges, the other, in an
  * arena that readers hold full, cannot. */
 Test(table_memory, counts_do_not_depend_on_merges)
