@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "engine/forest_internal.h"
+#include "engine/storage/trailer.h"
 #include "pool/base.h"
 #include "pool/log.h"
 
@@ -181,11 +182,23 @@ static void second_half_commence(struct forest *forest)
 
 static void space_measure(struct forest *forest)
 {
-    /* Two bars of merges, the manifest log's share of each half, trailers, and the words that
-     * reservations may leave partly used. */
-    const uint64_t jobs = compaction_job_count_max(forest->geometry.tree_count_max) / 8 + 8;
-    forest->space_needed = compaction_blocks_needed(&forest->schedule) +
-                           4ull * forest->manifest_log.half_bar_block_max + 64 * jobs + 64;
+    /* A bar's merges; the manifest log's share of its halves and of the next; the trailers of a
+     * checkpoint over all that the file may then reach; and the words that each reservation may
+     * leave partly used. Manifest blocks and trailers are written by the worker that grows the
+     * file, so for them it must have grown already. */
+    const struct geometry *geometry = &forest->geometry;
+    uint64_t tree_count = 0;
+    for (uint32_t i = 0; i < geometry->tree_count_max; i++) {
+        tree_count += forest->trees[i].used;
+    }
+    const uint64_t merges = compaction_blocks_needed(&forest->schedule);
+    const uint64_t reach = min_u64(forest->free_set.address_max + merges + forest->space_needed,
+                                   geometry->block_count_max);
+    const uint64_t trailers =
+        trailer_block_count(geometry->block_size, catalog_encoded_size_max(geometry)) +
+        trailer_block_count(geometry->block_size, 2 * 8 * div_ceil(reach, 64)) + 1;
+    forest->space_needed = merges + 4ull * forest->manifest_log.half_bar_block_max + trailers +
+                           64 * (4 * tree_count + 4);
     forest->space_grown = atomic_load(&forest->grid.block_count);
     forest->space_hand = free_set_count_free_below(&forest->free_set, forest->space_grown);
 }
@@ -198,6 +211,13 @@ bool forest_space_ok(struct forest *forest)
     const uint64_t wanted = forest->space_needed + forest->space_needed / 2;
     if (forest->space_hand < wanted) {
         grid_grow_ahead(&forest->grid, grown, wanted - forest->space_hand); /* Up to the limit. */
+    }
+    /* A bar inserts a few tables per tree more than it removes; levels bound how many. */
+    const uint64_t tables_left =
+        forest->manifest_log.table_count_max - forest->manifest_log.table_count;
+    if (tables_left < (uint64_t)COMPACTION_OUTPUT_MAX * forest->geometry.tree_count_max) {
+        forest->full = true;
+        return false;
     }
     if (forest->space_hand >= forest->space_needed) {
         forest->full = false;
@@ -233,7 +253,8 @@ static void damage(struct forest *forest, enum status status, uint64_t address, 
 {
     LOG_ERROR("forest.read_only", log_text("why", status_text(status)), log_u64("address", address),
               log_u64("tree", tree_id),
-              log_text("do", "writes are refused, reads go on: run 'holt verify' on the file"));
+              log_text("do", "writes are refused, reads go on: copy out what you need before a "
+                             "restart, which would stop at this block; then run 'holt verify'"));
     forest->read_only = true;
     forest->beats_owed = 0;
     forest->progress = FOREST_PROGRESS_NONE;
