@@ -49,7 +49,7 @@ static void fini(void)
     catalog_fixture_deinit(&fixture);
 }
 
-TestSuite(batch, .init = init, .fini = fini, .timeout = 60);
+TestSuite(batch, .init = init, .fini = fini, .timeout = 120);
 
 /* Appends a section of `count` events to body, at `size`. Returns the new size. */
 static uint32_t add_section(uint32_t size, uint32_t groove_id, uint32_t object_size,
@@ -521,13 +521,17 @@ Test(batch, requests_that_were_overtaken_are_refused_when_resolved)
     cr_assert(eq(int, batch.requests[0].result, REQUEST_RESULT_UNKNOWN_GROOVE));
 }
 
-/* Two requests of which the first waits, prepared, while the second gathers: a reader holds on to a
- * version until there is no room for another. */
+/* Two requests of which the first waits, prepared, while the second gathers: readers hold on to one
+ * version after the other until there is no room for another. */
 static void submit_pair(struct forest_fixture *forest, enum request_kind kind, const void *bytes,
                         uint32_t size)
 {
-    struct version *held = version_pin_published(&forest->forest->versions);
+    struct version *held[VERSION_COUNT_MAX];
+    uint32_t held_count = 0;
     while (forest_version_room(forest->forest)) {
+        cr_assert(held_count < VERSION_COUNT_MAX);
+        held[held_count] = version_pin_published(&forest->forest->versions);
+        held_count += 1;
         struct fixture_object absent = {.id = {1}};
         const uint32_t body_size =
             fixture_body(body, forest->groove_id, EVENT_TYPE_REMOVE, &absent, 1);
@@ -540,7 +544,9 @@ static void submit_pair(struct forest_fixture *forest, enum request_kind kind, c
     fixture_submit(forest, kind, bytes, size);
     fixture_tick(forest);
     cr_assert(eq(u64, forest->outcome_count, before));
-    version_unpin(&forest->forest->versions, held);
+    for (uint32_t i = 0; i < held_count; i++) {
+        version_unpin(&forest->forest->versions, held[i]);
+    }
     fixture_settle(forest);
     cr_assert(eq(u64, forest->outcome_count, before + 2));
 }

@@ -34,7 +34,7 @@ static void fini(void)
     catalog_fixture_deinit(&fixture);
 }
 
-TestSuite(catalog, .init = init, .fini = fini, .timeout = 30);
+TestSuite(catalog, .init = init, .fini = fini, .timeout = 120);
 
 static void make_spec(struct groove_spec *spec, const char *name, uint32_t index_count)
 {

@@ -18,7 +18,7 @@
 
 enum { ROUNDS = 6, BATCHES = 200, BATCH_MAX = 40, KEY_COUNT = 3000, TEAM_MAX = 8 };
 
-TestSuite(forest_allocation, .timeout = 60);
+TestSuite(forest_allocation, .timeout = 120);
 
 static struct forest_fixture fixture;
 static struct prng prng;

@@ -15,7 +15,7 @@
 static struct forest_fixture fixture;
 static uint64_t key_next = 1;
 
-TestSuite(forest_edges, .timeout = 60);
+TestSuite(forest_edges, .timeout = 120);
 
 static void setup(const struct geometry *geometry)
 {

@@ -76,7 +76,7 @@ static void fini(void)
     catalog_fixture_deinit(&fixture);
 }
 
-TestSuite(groove, .init = init, .fini = fini, .timeout = 30);
+TestSuite(groove, .init = init, .fini = fini, .timeout = 120);
 
 static void make_id(uint8_t id[16], uint64_t key)
 {

@@ -139,7 +139,7 @@ static void fini(void)
     fixture_deinit(&fixture);
 }
 
-TestSuite(prefetch, .init = init, .fini = fini, .timeout = 60);
+TestSuite(prefetch, .init = init, .fini = fini, .timeout = 120);
 
 static void team_up(uint32_t reader_count)
 {

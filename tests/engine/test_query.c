@@ -102,7 +102,7 @@ static void fini(void)
     tree_fixture_deinit(&fixture);
 }
 
-TestSuite(query, .init = init, .fini = fini, .timeout = 60);
+TestSuite(query, .init = init, .fini = fini, .timeout = 120);
 
 /* ---- Building ---------------------------------------------------------------------------------
  */

@@ -26,7 +26,7 @@ static void init(void)
     geometry = geometry_default(32768);
 }
 
-TestSuite(schema, .init = init, .timeout = 20);
+TestSuite(schema, .init = init, .timeout = 120);
 
 static uint8_t add_field(struct groove_spec *spec, const char *name, const char *type)
 {

@@ -29,7 +29,7 @@ static void fini(void)
     doorbell_deinit(&bell);
 }
 
-TestSuite(version, .init = init, .fini = fini, .timeout = 30);
+TestSuite(version, .init = init, .fini = fini, .timeout = 120);
 
 /* Gives every version back by hand, as the forest does when it ends. */
 static void end(void)

@@ -9,7 +9,7 @@
 static struct daemon daemon_under_test;
 static struct daemon *const d = &daemon_under_test;
 
-TestSuite(client, .timeout = 30);
+TestSuite(client, .timeout = 120);
 
 static enum client_status open_at(const char *path, uint32_t timeout_ms)
 {

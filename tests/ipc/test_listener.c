@@ -13,7 +13,7 @@
 static struct daemon daemon_under_test;
 static struct daemon *const d = &daemon_under_test;
 
-TestSuite(listener, .timeout = 30);
+TestSuite(listener, .timeout = 120);
 
 static void call_echo(struct client *client, uint32_t size)
 {

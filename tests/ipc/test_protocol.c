@@ -16,7 +16,7 @@
 
 enum { SIZE_MAX_TEST = 4096, SEED_COUNT = 200 };
 
-TestSuite(protocol, .timeout = 30);
+TestSuite(protocol, .timeout = 120);
 
 static uint8_t message[SIZE_MAX_TEST];
 

@@ -5,7 +5,7 @@
 #include <criterion/new/assert.h>
 #include <signal.h>
 
-TestSuite(base, .timeout = 10);
+TestSuite(base, .timeout = 120);
 
 Test(base, rounding_agrees_with_counting)
 {

@@ -23,7 +23,7 @@ static void teardown(void)
     doorbell_deinit(&bell);
 }
 
-TestSuite(doorbell, .init = setup, .fini = teardown, .timeout = 20);
+TestSuite(doorbell, .init = setup, .fini = teardown, .timeout = 120);
 
 Test(doorbell, ring_before_the_wait_is_heard)
 {

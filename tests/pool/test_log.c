@@ -56,7 +56,7 @@ static char *read_after_time(void)
     return line + strlen(shape);
 }
 
-TestSuite(log, .init = setup, .timeout = 20);
+TestSuite(log, .init = setup, .timeout = 120);
 
 Test(log, logfmt_of_every_kind)
 {

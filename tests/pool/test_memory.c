@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-TestSuite(memory, .timeout = 10);
+TestSuite(memory, .timeout = 120);
 
 Test(memory, acquired_is_zero_aligned_and_counted)
 {

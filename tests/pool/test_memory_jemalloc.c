@@ -35,7 +35,7 @@ int mallctl(const char *name, void *old, size_t *old_size, void *new_value, size
     return 0;
 }
 
-TestSuite(memory_jemalloc, .timeout = 10);
+TestSuite(memory_jemalloc, .timeout = 120);
 
 Test(memory_jemalloc, statistics_are_refreshed_and_read)
 {

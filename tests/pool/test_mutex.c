@@ -9,7 +9,7 @@
 static struct mutex outer = MUTEX_INITIALIZER(LOCK_RANK_GRID);
 static struct mutex inner = MUTEX_INITIALIZER(LOCK_RANK_JOB_QUEUE);
 
-TestSuite(mutex, .timeout = 10);
+TestSuite(mutex, .timeout = 120);
 
 Test(mutex, increasing_rank_nests)
 {

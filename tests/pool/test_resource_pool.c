@@ -26,7 +26,7 @@ static void teardown(void)
     cr_assert(eq(u64, memory_acquired_size(), 0));
 }
 
-TestSuite(resource_pool, .init = setup, .fini = teardown, .timeout = 20);
+TestSuite(resource_pool, .init = setup, .fini = teardown, .timeout = 120);
 
 struct loan {
     uint8_t *blocks[BLOCK_COUNT];

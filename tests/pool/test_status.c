@@ -6,7 +6,7 @@
 #include <criterion/new/assert.h>
 #include <string.h>
 
-TestSuite(status, .timeout = 10);
+TestSuite(status, .timeout = 120);
 
 static const enum status all[] = {
 #define X(code, exit_code, text) code,

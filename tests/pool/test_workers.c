@@ -50,7 +50,7 @@ static void check_each_ran_once(void)
     }
 }
 
-TestSuite(workers, .timeout = 20);
+TestSuite(workers, .timeout = 120);
 
 ParameterizedTestParameters(workers, join_runs_what_is_queued)
 {
@@ -58,7 +58,7 @@ ParameterizedTestParameters(workers, join_runs_what_is_queued)
     return cr_make_param_array(uint32_t, thread_counts, 4);
 }
 
-ParameterizedTest(uint32_t *thread_count, workers, join_runs_what_is_queued, .timeout = 20)
+ParameterizedTest(uint32_t *thread_count, workers, join_runs_what_is_queued, .timeout = 120)
 {
     cr_assert(eq(int, workers_start(&workers, "test", *thread_count, JOB_COUNT), STATUS_OK));
     submit_all();

@@ -8,7 +8,7 @@
 
 #include "server/config.h"
 
-TestSuite(config, .timeout = 20);
+TestSuite(config, .timeout = 120);
 
 static struct config config;
 static char error[CONFIG_ERROR_SIZE];

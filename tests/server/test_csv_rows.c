@@ -10,7 +10,7 @@
 #include "server/value_text.h"
 #include "tests/harness/prng.h"
 
-TestSuite(csv_rows, .timeout = 20);
+TestSuite(csv_rows, .timeout = 120);
 
 static struct shape shape;
 static struct csv_rows rows;

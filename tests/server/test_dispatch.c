@@ -15,7 +15,7 @@
 #include "server/stat_text.h"
 #include "tests/harness/sim_io.h"
 
-TestSuite(dispatch, .timeout = 60);
+TestSuite(dispatch, .timeout = 120);
 
 /* ---- The front-end ---- */
 

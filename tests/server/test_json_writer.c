@@ -10,7 +10,7 @@
 #include "server/json_writer.h"
 #include "tests/harness/prng.h"
 
-TestSuite(json_writer, .timeout = 20);
+TestSuite(json_writer, .timeout = 120);
 
 static void write_sample(struct json_writer *writer)
 {

@@ -7,7 +7,7 @@
 
 #include "server/request_queue.h"
 
-TestSuite(request_queue, .timeout = 20);
+TestSuite(request_queue, .timeout = 120);
 
 enum { COUNT_MAX = 8, SIZE_MAX_TEST = 1000 };
 

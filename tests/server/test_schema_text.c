@@ -8,7 +8,7 @@
 #include "server/schema_text.h"
 #include "tests/harness/prng.h"
 
-TestSuite(schema_text, .timeout = 20);
+TestSuite(schema_text, .timeout = 120);
 
 static struct groove_spec spec;
 static char error[SCHEMA_TEXT_ERROR_SIZE];

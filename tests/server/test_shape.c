@@ -9,7 +9,7 @@
 #include "server/shape.h"
 #include "tests/harness/prng.h"
 
-TestSuite(shape, .timeout = 20);
+TestSuite(shape, .timeout = 120);
 
 static uint8_t body[1024];
 static uint32_t body_size;

@@ -8,7 +8,7 @@
 #include "server/value_text.h"
 #include "tests/harness/prng.h"
 
-TestSuite(value_text, .timeout = 20);
+TestSuite(value_text, .timeout = 120);
 
 static bool parse(enum field_type type, uint32_t size, const char *text, uint8_t *value)
 {

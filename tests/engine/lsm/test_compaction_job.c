@@ -65,7 +65,7 @@ static void fini(void)
     tree_fixture_deinit(&fixture);
 }
 
-TestSuite(compaction_job, .init = init, .fini = fini, .timeout = 60);
+TestSuite(compaction_job, .init = init, .fini = fini, .timeout = 120);
 
 /* ---- Inputs ------------------------------------------------------------------------------------
  */

@@ -21,7 +21,7 @@ static uint64_t random_hash(struct prng *prng, uint32_t key_size)
     return filter_hash(key, key_size);
 }
 
-Test(filter, full_filter_finds_all_and_little_else, .timeout = 30)
+Test(filter, full_filter_finds_all_and_little_else, .timeout = 120)
 {
     static const uint32_t sizes[] = {32, 3968, 16256, FILTER_SIZE_MAX};
     for (uint32_t key_size = 8; key_size <= 32; key_size += 8) {
@@ -48,7 +48,7 @@ Test(filter, full_filter_finds_all_and_little_else, .timeout = 30)
     }
 }
 
-Test(filter, empty_filter_contains_nothing, .timeout = 10)
+Test(filter, empty_filter_contains_nothing, .timeout = 120)
 {
     struct prng prng;
     prng_init(&prng, 1);
@@ -58,7 +58,7 @@ Test(filter, empty_filter_contains_nothing, .timeout = 10)
 }
 
 /* The bits are a file format: they must not change with compiler, flags or library version. */
-Test(filter, bits_are_the_documented_ones, .timeout = 10)
+Test(filter, bits_are_the_documented_ones, .timeout = 120)
 {
     static const uint8_t key[8] = {0, 1, 2, 3, 4, 5, 6, 7};
     const uint64_t hash = filter_hash(key, sizeof key);

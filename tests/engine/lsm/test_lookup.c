@@ -54,7 +54,7 @@ static void fini(void)
     tree_fixture_deinit(&fixture);
 }
 
-TestSuite(lookup, .init = init, .fini = fini, .timeout = 60);
+TestSuite(lookup, .init = init, .fini = fini, .timeout = 120);
 
 static void build(uint64_t seed, uint32_t run_count_max)
 {

@@ -57,7 +57,7 @@ static void teardown(void)
     node_pool_deinit(&pool);
 }
 
-TestSuite(manifest_level, .init = setup, .fini = teardown, .timeout = 60);
+TestSuite(manifest_level, .init = setup, .fini = teardown, .timeout = 120);
 
 static struct key key_of(uint64_t number)
 {

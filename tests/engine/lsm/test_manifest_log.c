@@ -381,7 +381,7 @@ static void check_length(void)
 
 /* ---- Histories ------------------------------------------------------------------------------- */
 
-TestSuite(manifest_log, .timeout = 60);
+TestSuite(manifest_log, .timeout = 120);
 
 enum reopening { NEVER, OFTEN };
 

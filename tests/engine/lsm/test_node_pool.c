@@ -20,7 +20,7 @@ static void teardown(void)
     node_pool_deinit(&pool);
 }
 
-TestSuite(node_pool, .init = setup, .fini = teardown, .timeout = 10);
+TestSuite(node_pool, .init = setup, .fini = teardown, .timeout = 120);
 
 Test(node_pool, lends_each_node_once_and_takes_all_back)
 {

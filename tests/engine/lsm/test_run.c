@@ -31,7 +31,7 @@ static void stop(void)
     run_arena_deinit(&arena);
 }
 
-TestSuite(run, .init = start, .fini = stop, .timeout = 30);
+TestSuite(run, .init = start, .fini = stop, .timeout = 120);
 
 static void choose_shape(uint32_t key_size, uint32_t value_size)
 {

@@ -46,7 +46,7 @@ static void fini(void)
     tree_fixture_deinit(&fixture);
 }
 
-TestSuite(scan_tree, .init = init, .fini = fini, .timeout = 60);
+TestSuite(scan_tree, .init = init, .fini = fini, .timeout = 120);
 
 static void build(uint64_t seed, uint32_t run_count_max)
 {

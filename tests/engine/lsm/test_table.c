@@ -87,7 +87,7 @@ static void teardown(void)
     sim_io_deinit(&sim);
 }
 
-TestSuite(table, .init = setup, .fini = teardown, .timeout = 60);
+TestSuite(table, .init = setup, .fini = teardown, .timeout = 120);
 
 static void choose_shape(uint32_t key_size, uint32_t value_size, enum filter_kind filter_kind)
 {

@@ -42,7 +42,7 @@ static void stop(void)
     run_arena_deinit(&arena);
 }
 
-TestSuite(table_memory, .init = start, .fini = stop, .timeout = 30);
+TestSuite(table_memory, .init = start, .fini = stop, .timeout = 120);
 
 /* Each key with the given chance, out of 1000; at least one. */
 static struct run *make_batch(struct model *model, uint64_t chance)

@@ -61,7 +61,7 @@ static void fini(void)
     run_arena_deinit(&arena);
 }
 
-TestSuite(tree, .init = init, .fini = fini, .timeout = 30);
+TestSuite(tree, .init = init, .fini = fini, .timeout = 120);
 
 /* ---- Changing ----------------------------------------------------------------------------------
  */

@@ -38,7 +38,7 @@ static void setup(void)
     reference = seal(1000);
 }
 
-TestSuite(block, .init = setup, .timeout = 10);
+TestSuite(block, .init = setup, .timeout = 120);
 
 static enum status verify(void)
 {

@@ -42,7 +42,7 @@ static void teardown(void)
     block_cache_deinit(&cache);
 }
 
-TestSuite(block_cache, .init = setup, .fini = teardown, .timeout = 20);
+TestSuite(block_cache, .init = setup, .fini = teardown, .timeout = 120);
 
 /* Asks for the block and fills it on a miss; the pin is the caller's to put back. */
 static enum block_cache_outcome get_or_fill(uint64_t number, uint8_t generation,

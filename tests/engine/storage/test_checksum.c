@@ -5,7 +5,7 @@
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
 
-TestSuite(checksum, .timeout = 10);
+TestSuite(checksum, .timeout = 120);
 
 Test(checksum, is_canonical_xxh3_128)
 {

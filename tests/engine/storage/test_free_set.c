@@ -48,7 +48,7 @@ static void teardown(void)
     free_set_deinit(&set);
 }
 
-TestSuite(free_set, .init = setup, .fini = teardown, .timeout = 30);
+TestSuite(free_set, .init = setup, .fini = teardown, .timeout = 120);
 
 static uint32_t open_count(void)
 {

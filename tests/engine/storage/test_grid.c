@@ -57,7 +57,7 @@ static void teardown(void)
     sim_io_deinit(&sim);
 }
 
-TestSuite(grid, .init = setup, .fini = teardown, .timeout = 30);
+TestSuite(grid, .init = setup, .fini = teardown, .timeout = 120);
 
 static uint64_t block_offset(uint64_t address)
 {

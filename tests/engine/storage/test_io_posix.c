@@ -45,7 +45,7 @@ static void teardown(void)
     rmdir(directory);
 }
 
-TestSuite(io_posix, .init = setup, .fini = teardown, .timeout = 10);
+TestSuite(io_posix, .init = setup, .fini = teardown, .timeout = 120);
 
 Test(io_posix, what_is_written_is_read_after_reopening)
 {

@@ -61,7 +61,7 @@ static void teardown(void)
     sim_io_deinit(&sim);
 }
 
-TestSuite(journal, .init = setup, .fini = teardown, .timeout = 20);
+TestSuite(journal, .init = setup, .fini = teardown, .timeout = 120);
 
 static struct journal_header *make_entry(uint64_t size, uint64_t seed)
 {

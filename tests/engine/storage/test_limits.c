@@ -10,7 +10,7 @@
 
 #include "pool/base.h"
 
-TestSuite(limits, .timeout = 10);
+TestSuite(limits, .timeout = 120);
 
 /* Largest n by counting up: value blocks fill filter blocks one after the other. */
 static uint32_t naive_value_block_max(const struct geometry *geometry, uint32_t key_size,
@@ -155,7 +155,7 @@ ParameterizedTestParameters(limits_broken, is_refused_with_its_name)
 }
 
 ParameterizedTest(struct broken_case *broken, limits_broken, is_refused_with_its_name,
-                  .timeout = 10)
+                  .timeout = 120)
 {
     struct geometry geometry = geometry_tiny();
     const uint32_t value = (uint32_t)broken->value;

@@ -25,7 +25,7 @@ static void teardown(void)
     sim_io_deinit(&sim);
 }
 
-TestSuite(sim_io, .init = setup, .fini = teardown, .timeout = 10);
+TestSuite(sim_io, .init = setup, .fini = teardown, .timeout = 120);
 
 static enum status write_letter(uint64_t sector, uint64_t count, uint8_t letter)
 {

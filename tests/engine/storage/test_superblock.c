@@ -71,7 +71,7 @@ static void teardown(void)
     sim_io_deinit(&sim);
 }
 
-TestSuite(superblock, .init = setup, .fini = teardown, .timeout = 20);
+TestSuite(superblock, .init = setup, .fini = teardown, .timeout = 120);
 
 Test(superblock, formatted_file_opens_empty)
 {

@@ -119,7 +119,7 @@ ParameterizedTestParameters(trailer, every_size_comes_back)
     return cr_make_param_array(uint32_t, block_sizes, array_count(block_sizes));
 }
 
-ParameterizedTest(uint32_t *block_size, trailer, every_size_comes_back, .timeout = 30)
+ParameterizedTest(uint32_t *block_size, trailer, every_size_comes_back, .timeout = 120)
 {
     open_with(*block_size);
     const uint64_t body = *block_size - BLOCK_HEADER_SIZE;
@@ -135,7 +135,7 @@ ParameterizedTest(uint32_t *block_size, trailer, every_size_comes_back, .timeout
     close_all();
 }
 
-Test(trailer, same_bytes_give_the_same_blocks, .timeout = 30)
+Test(trailer, same_bytes_give_the_same_blocks, .timeout = 120)
 {
     open_with(4096);
     const struct block_reference first = write_chain(20000);
@@ -152,7 +152,7 @@ Test(trailer, same_bytes_give_the_same_blocks, .timeout = 30)
     close_all();
 }
 
-Test(trailer, damage_to_any_block_is_named, .timeout = 30)
+Test(trailer, damage_to_any_block_is_named, .timeout = 120)
 {
     open_with(4096);
     const uint64_t size = 5 * (4096 - BLOCK_HEADER_SIZE) + 100;
@@ -176,7 +176,7 @@ Test(trailer, damage_to_any_block_is_named, .timeout = 30)
     close_all();
 }
 
-Test(trailer, chain_of_another_length_is_damage, .timeout = 30)
+Test(trailer, chain_of_another_length_is_damage, .timeout = 120)
 {
     open_with(4096);
     const uint64_t body = 4096 - BLOCK_HEADER_SIZE;
@@ -201,7 +201,7 @@ Test(trailer, chain_of_another_length_is_damage, .timeout = 30)
     close_all();
 }
 
-Test(trailer, chain_of_another_type_is_damage, .timeout = 30)
+Test(trailer, chain_of_another_type_is_damage, .timeout = 120)
 {
     open_with(4096);
     uint64_t bad_address;
