@@ -83,8 +83,10 @@ static void print_stat(const json_t *root)
            size_of(number(root, "compaction", "debt_bytes"), a),
            number(root, "compaction", "beat_overrun_total"),
            (double)number(root, "compaction", "beat_wait_ns_max") / 1e6);
-    printf("memory      %s resident, plan %s, limit %s\n",
+    char d[32];
+    printf("memory      %s resident, plan %s and up to %s of messages, limit %s\n",
            size_of(number(root, "memory", "rss"), a), size_of(number(root, "memory", "plan"), b),
+           size_of(number(root, "memory", "messages_max"), d),
            size_of(number(root, "memory", "limit"), c));
     printf("requests    %" PRIu64 " busy, %" PRIu64 " expired, %" PRIu64 " refused; %" PRIu64
            " of %" PRIu64 " at work\n",

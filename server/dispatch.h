@@ -40,6 +40,7 @@ struct dispatch {
     const struct clock *clock;
     uint64_t started_ns;   /* monotonic */
     uint64_t memory_limit; /* bytes this process may have; 0 = unknown */
+    uint64_t message_size; /* bytes that requests and replies in hand may take beside the plan */
     uint32_t message_size_max;
 
     struct exchange_list writes;        /* not yet in a batch */

@@ -402,6 +402,7 @@ static enum status start_and_serve(struct daemon *daemon)
     }
     daemon->dispatch.message_size_max = (uint32_t)daemon->plan.message_size_max;
     daemon->dispatch.memory_limit = daemon->plan.memory_limit;
+    daemon->dispatch.message_size = daemon->plan.message_size;
     status = recover(daemon);
     if (status != STATUS_OK) {
         dispatch_deinit(&daemon->dispatch);

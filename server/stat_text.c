@@ -85,6 +85,7 @@ static void write_memory(struct json_writer *writer, const struct dispatch *disp
     memory_stats_read(&memory);
     json_object_begin(writer, "memory");
     json_u64(writer, "plan", stats->memory_plan);
+    json_u64(writer, "messages_max", dispatch->message_size);
     json_u64(writer, "limit", dispatch->memory_limit);
     write_text(writer, "allocator", memory.allocator);
     json_u64(writer, "allocated", memory.allocated);
