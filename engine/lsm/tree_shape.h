@@ -15,7 +15,7 @@ struct tree_shape {
     uint32_t tree_id;             /* >= 1, never reused */
     uint16_t key_size;
     uint16_t value_size;
-    uint32_t value_count_max;     /* values of one table; one bar and one batch fit */
+    uint32_t value_count_max; /* values of one table; one bar and one batch fit */
     enum filter_kind filter_kind;
 };
 
