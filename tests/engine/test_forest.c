@@ -533,7 +533,7 @@ Test(forest, a_forest_killed_on_a_full_disk_opens_on_it)
         const uint64_t limit = fixture.sim.size_limit;
         const uint64_t chunk_size =
             (uint64_t)fixture.geometry.chunk_block_count * fixture.geometry.block_size;
-        fixture.sim.size_limit = grid_zone_offset(&fixture.geometry) + (28 + round) * chunk_size;
+        sim_io_limit(&fixture.sim, grid_zone_offset(&fixture.geometry) + (28 + round) * chunk_size);
         fixture_open(&fixture, (uint32_t)round % 3, round % 4 != 0);
         fixture_create(&fixture);
         const uint64_t keys = insert_until_full(1);
@@ -546,7 +546,7 @@ Test(forest, a_forest_killed_on_a_full_disk_opens_on_it)
         cr_assert(eq(u64, insert_until_full(keys), keys), "round %lu", (unsigned long)round);
 
         /* The first request after space has come makes the forest look for it. */
-        fixture.sim.size_limit = limit;
+        sim_io_limit(&fixture.sim, limit);
         while (insert_batch(keys) == REQUEST_RESULT_FULL) {
             fixture_tick(&fixture);
         }

@@ -191,6 +191,7 @@ void sim_io_init(struct sim_io *sim, uint64_t size_limit)
         .bytes = map_zeros(size_limit),
         .durable = map_zeros(size_limit),
         .size_limit = size_limit,
+        .capacity = size_limit,
         .unsynced = map_zeros(sector_count),
         .unsynced_list = map_zeros(sector_count * sizeof(uint64_t)),
     };
@@ -198,9 +199,9 @@ void sim_io_init(struct sim_io *sim, uint64_t size_limit)
 
 void sim_io_deinit(struct sim_io *sim)
 {
-    const uint64_t sector_count = sim->size_limit / SECTOR_SIZE;
-    munmap(sim->bytes, sim->size_limit);
-    munmap(sim->durable, sim->size_limit);
+    const uint64_t sector_count = sim->capacity / SECTOR_SIZE;
+    munmap(sim->bytes, sim->capacity);
+    munmap(sim->durable, sim->capacity);
     munmap(sim->unsynced, sector_count);
     munmap(sim->unsynced_list, sector_count * sizeof(uint64_t));
     pthread_mutex_destroy(&sim->mutex);
@@ -212,6 +213,16 @@ static void fault_arm(struct sim_io *sim, struct sim_io_fault *fault, uint64_t n
 {
     sim_lock(sim);
     *fault = (struct sim_io_fault){.countdown = n, .keep_size = keep_size, .status = status};
+    sim_unlock(sim);
+}
+
+void sim_io_limit(struct sim_io *sim, uint64_t size_limit)
+{
+    assert(size_limit <= sim->capacity);
+
+    sim_lock(sim);
+    assert(size_limit >= sim->size);
+    sim->size_limit = size_limit;
     sim_unlock(sim);
 }
 

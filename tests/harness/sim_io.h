@@ -31,14 +31,15 @@ struct sim_io {
     struct io io; /* First member: the vtable casts back. Hand &sim->io to the code under test. */
     pthread_mutex_t mutex; /* a leaf: nothing is called under it */
 
-    uint8_t *bytes;        /* [size_limit] what reads see, owned */
-    uint8_t *durable;      /* [size_limit] what was synced, owned */
+    uint8_t *bytes;        /* [capacity] what reads see, owned */
+    uint8_t *durable;      /* [capacity] what was synced, owned */
     uint64_t size;         /* bytes in the file; a multiple of SECTOR_SIZE */
     uint64_t size_durable; /* as of the last sync */
     uint64_t size_limit;   /* writing past it is STATUS_NO_SPACE */
+    uint64_t capacity;     /* bytes of both images */
 
-    uint8_t *unsynced;       /* [size_limit / SECTOR_SIZE] 1: the sector is in unsynced_list */
-    uint64_t *unsynced_list; /* [size_limit / SECTOR_SIZE] sector numbers, oldest write first */
+    uint8_t *unsynced;       /* [capacity / SECTOR_SIZE] 1: the sector is in unsynced_list */
+    uint64_t *unsynced_list; /* [capacity / SECTOR_SIZE] sector numbers, oldest write first */
     uint64_t unsynced_count;
 
     struct sim_io_fault read_fault;
@@ -57,6 +58,10 @@ struct sim_io {
  * that fails. */
 void sim_io_init(struct sim_io *sim, uint64_t size_limit);
 void sim_io_deinit(struct sim_io *sim);
+
+/* From now on the disk has room for `size_limit` bytes: at least the file's size, at most what
+ * sim_io_init was given. */
+void sim_io_limit(struct sim_io *sim, uint64_t size_limit);
 
 /* The n-th operation of its kind from now returns `status` and does nothing. A failed sync leaves
  * everything unsynced. n = 0 disarms. */
