@@ -326,8 +326,13 @@ static uint32_t merge_spans(struct compaction_job *job, struct compaction_machin
         merge.newer_used = merge.newer_count > 0 ? count : 0;
         merge.older_used = merge.newer_count > 0 ? 0 : count;
     }
-    machine->source.span.next += (size_t)merge.newer_used * value_size;
-    machine->targets.span.next += (size_t)merge.older_used * value_size;
+    /* A side that is used up has no span to move in. */
+    if (merge.newer_used > 0) {
+        machine->source.span.next += (size_t)merge.newer_used * value_size;
+    }
+    if (merge.older_used > 0) {
+        machine->targets.span.next += (size_t)merge.older_used * value_size;
+    }
     atomic_fetch_add_explicit(&job->bytes_done,
                               (uint64_t)(merge.newer_used + merge.older_used) * value_size,
                               memory_order_relaxed);
