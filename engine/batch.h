@@ -60,6 +60,7 @@ struct batch_group {
     uint32_t item_first; /* of the group's range in items, entries, ... */
     uint32_t entry_count;
     uint64_t object_first; /* offset of its objects in the prefetch's object arena */
+    struct owner_list owners[INDEX_COUNT_MAX]; /* of unique indexes; made by the prefetch */
 };
 enum { BATCH_GROUP_MAX = 16 };
 

@@ -112,27 +112,10 @@ static struct catalog_groove *free_groove(const struct catalog *catalog)
     return NULL;
 }
 
-/* Unique values over several objects need a check that execution cannot make yet. */
-static bool has_unique_index(const struct groove_spec *spec)
-{
-    for (uint32_t i = 0; i < spec->index_count && i < INDEX_COUNT_MAX; i++) {
-        if ((spec->indexes[i].flags & INDEX_FLAG_UNIQUE) != 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
 static enum catalog_refusal check(const struct catalog *catalog, const struct groove_spec *spec,
                                   struct groove_schema *schema, char *reason, size_t reason_size)
 {
     if (schema_build(catalog->geometry, spec, schema, reason, reason_size) != STATUS_OK) {
-        return CATALOG_BAD_SCHEMA;
-    }
-    if (has_unique_index(spec)) {
-        snprintf(reason, reason_size,
-                 "unique indexes are not supported by this version: drop 'unique', or make the "
-                 "value the object's id");
         return CATALOG_BAD_SCHEMA;
     }
     if (catalog_find_name(catalog, spec->name) != NULL) {
@@ -160,10 +143,11 @@ enum catalog_refusal catalog_check(const struct catalog *catalog, const struct g
 static void tree_shape_of(const struct groove_schema *schema, uint32_t position, uint32_t tree_id,
                           struct tree_shape *shape)
 {
+    const bool by_key = position < TREE_INDEX || schema_index_unique(schema, position - TREE_INDEX);
     *shape = (struct tree_shape){
         .tree_id = tree_id,
         .value_count_max = schema->table_value_max,
-        .filter_kind = position < TREE_INDEX ? FILTER_KIND_KEY : FILTER_KIND_PREFIX,
+        .filter_kind = by_key ? FILTER_KIND_KEY : FILTER_KIND_PREFIX,
     };
     if (position == TREE_OBJECT) {
         shape->key_size = 8;
@@ -172,8 +156,8 @@ static void tree_shape_of(const struct groove_schema *schema, uint32_t position,
         shape->key_size = ID_SIZE;
         shape->value_size = ID_VALUE_SIZE;
     } else {
-        shape->key_size = (uint16_t)(schema->indexes[position - TREE_INDEX].prefix_size + 8);
-        shape->value_size = shape->key_size;
+        shape->key_size = schema->indexes[position - TREE_INDEX].key_size;
+        shape->value_size = (uint16_t)schema_index_entry_size(schema, position - TREE_INDEX);
     }
     shape->ops = values_ops_for(shape->key_size, shape->value_size);
 }
@@ -331,7 +315,7 @@ static enum status decode_groove(struct catalog *catalog, const uint8_t *at, uin
     if (schema_build(catalog->geometry, &spec, &schema, reason, reason_size) != STATUS_OK) {
         return STATUS_CORRUPT;
     }
-    if (has_unique_index(&spec) || (flags == 0 && catalog_find_name(catalog, spec.name) != NULL)) {
+    if (flags == 0 && catalog_find_name(catalog, spec.name) != NULL) {
         snprintf(reason, reason_size, "state: groove %u could not have been created", groove_id);
         return STATUS_CORRUPT;
     }

@@ -403,7 +403,8 @@ void forest_execute(struct forest *forest, struct batch *batch, uint64_t timesta
     for (uint32_t i = 0; i < batch->group_count; i++) {
         struct batch_group *group = &batch->groups[i];
         if (group->event_count > 0) {
-            groove_write_begin(&forest->writes[i], group->groove, group->event_count, memory);
+            groove_write_begin(&forest->writes[i], group->groove, group->event_count, group->owners,
+                               memory);
             memory += groove_write_size(&group->groove->schema->schema, group->event_count);
         }
     }

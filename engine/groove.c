@@ -22,16 +22,16 @@ uint64_t groove_write_size(const struct groove_schema *schema, uint32_t event_co
     uint64_t size = buffer_size(TREE_OBJECT, schema->object_size, event_count) +
                     buffer_size(TREE_ID, ID_VALUE_SIZE, event_count);
     for (uint32_t i = 0; i < schema->spec.index_count; i++) {
-        size += buffer_size(TREE_INDEX + i, schema->indexes[i].prefix_size + 8u, event_count);
+        size += buffer_size(TREE_INDEX + i, schema_index_entry_size(schema, i), event_count);
     }
     return size;
 }
 
 void groove_write_begin(struct groove_write *write, struct catalog_groove *groove,
-                        uint32_t event_count, uint8_t *memory)
+                        uint32_t event_count, struct owner_list *owners, uint8_t *memory)
 {
     assert(groove->used && !groove->dropping);
-    *write = (struct groove_write){.groove = groove, .event_max = event_count};
+    *write = (struct groove_write){.groove = groove, .event_max = event_count, .owners = owners};
     for (uint32_t i = 0; i < groove->tree_count; i++) {
         write->trees[i].values = memory;
         memory += buffer_size(i, groove->trees[i]->shape.value_size, event_count);
@@ -58,12 +58,12 @@ static void put_id(struct groove_write *write, const uint8_t *key, uint64_t time
     }
 }
 
-static void put_index(struct groove_write *write, uint32_t index, const uint8_t *key,
+static void put_index(struct groove_write *write, uint32_t index, const uint8_t *entry,
                       bool tombstone)
 {
     const struct tree_shape *shape = &write->groove->trees[TREE_INDEX + index]->shape;
     uint8_t *value = append(write, TREE_INDEX + index);
-    memcpy(value, key, shape->key_size);
+    memcpy(value, entry, shape->value_size);
     if (tombstone) {
         value_set_tombstone(value, shape->key_size, shape->value_size);
     }
@@ -76,22 +76,49 @@ static void change_indexes(struct groove_write *write, const uint8_t *before, co
 {
     const struct groove_schema *schema = &write->groove->schema->schema;
     for (uint32_t i = 0; i < schema->spec.index_count; i++) {
-        const uint32_t key_size = schema->indexes[i].prefix_size + 8u;
-        uint8_t key_before[KEY_SIZE_MAX];
-        uint8_t key_after[KEY_SIZE_MAX];
+        const bool unique = schema_index_unique(schema, i);
+        uint8_t entry_before[KEY_SIZE_MAX];
+        uint8_t entry_after[KEY_SIZE_MAX];
         const bool had =
-            before != NULL && schema_index_key(schema, i, before, timestamp, key_before);
-        const bool has = after != NULL && schema_index_key(schema, i, after, timestamp, key_after);
-        if (had && has && memcmp(key_before, key_after, key_size) == 0) {
+            before != NULL && schema_index_key(schema, i, before, timestamp, entry_before);
+        const bool has =
+            after != NULL && schema_index_key(schema, i, after, timestamp, entry_after);
+        if (had && has &&
+            memcmp(entry_before, entry_after, schema_index_entry_size(schema, i)) == 0) {
             continue;
         }
         if (had) {
-            put_index(write, i, key_before, true);
+            put_index(write, i, entry_before, true);
+            if (unique) {
+                owner_list_release(&write->owners[i], entry_before, timestamp);
+            }
         }
         if (has) {
-            put_index(write, i, key_after, false);
+            put_index(write, i, entry_after, false);
+            if (unique) {
+                owner_list_claim(&write->owners[i], entry_after, timestamp);
+            }
         }
     }
+}
+
+/* Whether another object has what `image` brings to a unique index. */
+static bool value_taken(const struct groove_write *write, const uint8_t *image,
+                        const struct groove_entry *entry)
+{
+    const struct groove_schema *schema = &write->groove->schema->schema;
+    const uint64_t own = entry->exists ? entry->timestamp : OWNER_NONE;
+    for (uint32_t i = 0; i < schema->spec.index_count; i++) {
+        uint8_t wanted[KEY_SIZE_MAX];
+        if (schema_index_unique(schema, i) && schema_index_key(schema, i, image, 0, wanted)) {
+            const uint64_t owner = owner_list_find(&write->owners[i], wanted);
+            assert(owner != OWNER_UNKNOWN); /* Such requests were refused. */
+            if (owner != OWNER_NONE && owner != own) {
+                return true;
+            }
+        }
+    }
+    return false;
 }
 
 static void apply_insert(struct groove_write *write, const uint8_t *image,
@@ -167,28 +194,19 @@ enum event_result groove_write_event(struct groove_write *write, enum event_type
     if (!schema_image_valid(&write->groove->schema->schema, payload)) {
         return EVENT_RESULT_BAD_VALUE;
     }
-    switch (type) {
-    case EVENT_TYPE_INSERT:
-        if (entry->exists) {
-            return EVENT_RESULT_EXISTS;
-        }
-        apply_insert(write, payload, entry, timestamp);
-        break;
-    case EVENT_TYPE_UPSERT:
-        if (entry->exists) {
-            apply_update(write, payload, entry, timestamp);
-        } else {
-            apply_insert(write, payload, entry, timestamp);
-        }
-        break;
-    case EVENT_TYPE_UPDATE:
-        if (!entry->exists) {
-            return EVENT_RESULT_NOT_FOUND;
-        }
+    if (type == EVENT_TYPE_INSERT && entry->exists) {
+        return EVENT_RESULT_EXISTS;
+    }
+    if (type == EVENT_TYPE_UPDATE && !entry->exists) {
+        return EVENT_RESULT_NOT_FOUND;
+    }
+    if (value_taken(write, payload, entry)) {
+        return EVENT_RESULT_UNIQUE;
+    }
+    if (entry->exists) {
         apply_update(write, payload, entry, timestamp);
-        break;
-    case EVENT_TYPE_REMOVE:
-        break; /* Above. */
+    } else {
+        apply_insert(write, payload, entry, timestamp);
     }
     return EVENT_RESULT_OK;
 }

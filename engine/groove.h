@@ -13,6 +13,7 @@
 
 #include "engine/catalog.h"
 #include "engine/event.h"
+#include "engine/owner_list.h"
 
 /* What is known of one id: first from the prefetch, then as the batch's own events change it. */
 struct groove_entry {
@@ -26,7 +27,8 @@ struct groove_entry {
 
 struct groove_write {
     struct catalog_groove *groove;
-    uint32_t event_max; /* events of this groove in the batch */
+    uint32_t event_max;        /* events of this groove in the batch */
+    struct owner_list *owners; /* [INDEX_COUNT_MAX], borrowed; used where the index is unique */
     struct {
         uint8_t *values; /* borrowed from the batch's arena */
         uint32_t count;
@@ -36,9 +38,9 @@ struct groove_write {
 /* Bytes that `event_count` events of this groove can need of the batch's arena. */
 uint64_t groove_write_size(const struct groove_schema *schema, uint32_t event_count);
 
-/* `memory` has groove_write_size() bytes. */
+/* `memory` has groove_write_size() bytes. `owners` say who has what the events bring. */
 void groove_write_begin(struct groove_write *write, struct catalog_groove *groove,
-                        uint32_t event_count, uint8_t *memory);
+                        uint32_t event_count, struct owner_list *owners, uint8_t *memory);
 
 /* `payload` is the object image, or the id of a remove. `timestamp` is the event's own. */
 enum event_result groove_write_event(struct groove_write *write, enum event_type type,

@@ -8,6 +8,12 @@
 #include "pool/memory.h"
 
 enum { ITEM_SIZE = 24, OBJECT_KEY_SIZE = 16 };
+static_assert((int)ITEM_SIZE <= (int)KEY_SIZE_MAX, "one scratch for items and owner entries");
+
+static uint64_t owner_max_of(const struct geometry *geometry)
+{
+    return (uint64_t)geometry->batch_event_max * INDEX_COUNT_MAX;
+}
 
 static uint64_t objects_size_of(const struct geometry *geometry)
 {
@@ -21,9 +27,9 @@ static uint64_t spares_size_of(const struct geometry *geometry)
 
 uint64_t prefetch_memory_size(const struct geometry *geometry)
 {
-    const uint64_t per_event = 2 * ITEM_SIZE + ID_VALUE_SIZE + 1 + 2 * OBJECT_KEY_SIZE;
-    return geometry->batch_event_max * per_event + objects_size_of(geometry) +
-           spares_size_of(geometry);
+    const uint64_t per_event = ITEM_SIZE + KEY_SIZE_MAX + ID_VALUE_SIZE + 1 + 2 * OBJECT_KEY_SIZE;
+    return geometry->batch_event_max * per_event + owner_max_of(geometry) * (KEY_SIZE_MAX + 1) +
+           objects_size_of(geometry) + spares_size_of(geometry);
 }
 
 enum status prefetch_init(struct prefetch *prefetch, const struct geometry *geometry,
@@ -36,19 +42,21 @@ enum status prefetch_init(struct prefetch *prefetch, const struct geometry *geom
         .readers = readers,
         .doorbell = doorbell,
         .items = memory_acquire(event_max * ITEM_SIZE),
-        .items_scratch = memory_acquire(event_max * ITEM_SIZE),
+        .items_scratch = memory_acquire(event_max * KEY_SIZE_MAX),
         .id_values = memory_acquire(event_max * ID_VALUE_SIZE),
         .outcomes = memory_acquire(event_max),
         .object_keys = memory_acquire(event_max * OBJECT_KEY_SIZE),
         .object_keys_scratch = memory_acquire(event_max * OBJECT_KEY_SIZE),
         .objects = memory_acquire(objects_size_of(geometry)),
         .objects_size = objects_size_of(geometry),
+        .owners = memory_acquire(owner_max_of(geometry) * KEY_SIZE_MAX),
+        .owner_outcomes = memory_acquire(owner_max_of(geometry)),
         .spares = memory_acquire(spares_size_of(geometry)),
     };
     if (prefetch->items == NULL || prefetch->items_scratch == NULL || prefetch->id_values == NULL ||
         prefetch->outcomes == NULL || prefetch->object_keys == NULL ||
         prefetch->object_keys_scratch == NULL || prefetch->objects == NULL ||
-        prefetch->spares == NULL) {
+        prefetch->owners == NULL || prefetch->owner_outcomes == NULL || prefetch->spares == NULL) {
         prefetch_deinit(prefetch);
         return STATUS_NO_MEMORY;
     }
@@ -63,12 +71,14 @@ void prefetch_deinit(struct prefetch *prefetch)
     assert(!prefetch->active);
     const size_t event_max = prefetch->geometry->batch_event_max;
     memory_release(prefetch->items, event_max * ITEM_SIZE);
-    memory_release(prefetch->items_scratch, event_max * ITEM_SIZE);
+    memory_release(prefetch->items_scratch, event_max * KEY_SIZE_MAX);
     memory_release(prefetch->id_values, event_max * ID_VALUE_SIZE);
     memory_release(prefetch->outcomes, event_max);
     memory_release(prefetch->object_keys, event_max * OBJECT_KEY_SIZE);
     memory_release(prefetch->object_keys_scratch, event_max * OBJECT_KEY_SIZE);
     memory_release(prefetch->objects, prefetch->objects_size);
+    memory_release(prefetch->owners, owner_max_of(prefetch->geometry) * KEY_SIZE_MAX);
+    memory_release(prefetch->owner_outcomes, owner_max_of(prefetch->geometry));
     memory_release(prefetch->spares, spares_size_of(prefetch->geometry));
     *prefetch = (struct prefetch){0};
 }
@@ -155,12 +165,45 @@ static enum status find_objects(struct prefetch_slice *slice)
     return status;
 }
 
+/* Who has the values in this slice's share of one list. */
+static enum status find_owners(struct prefetch_slice *slice, uint32_t index)
+{
+    struct owner_list *list = &slice->owners[index];
+    const uint32_t first = (uint32_t)((uint64_t)list->count * slice->part / slice->part_count);
+    const uint32_t end = (uint32_t)((uint64_t)list->count * (slice->part + 1) / slice->part_count);
+    const uint8_t *outcomes = slice->prefetch->owner_outcomes + list->first + first;
+    struct lookup lookup;
+    lookup_begin(slice, &lookup, slice->groove->index_trees[index]);
+    /* Found values are entries with the same key: they may be written where the keys are. */
+    lookup.keys = owner_list_entry(list, first);
+    lookup.key_stride = list->entry_size;
+    lookup.key_count = end - first;
+    lookup.values = owner_list_entry(list, first);
+    lookup.value_stride = list->entry_size;
+    lookup.outcomes = slice->prefetch->owner_outcomes + list->first + first;
+    const enum status status = lookup_run(&lookup, false);
+    slice->bad_address = lookup.bad_address != 0 ? lookup.bad_address : slice->bad_address;
+    for (uint32_t i = 0; status == STATUS_OK && i < end - first; i++) {
+        if (outcomes[i] == LOOKUP_DAMAGED) {
+            owner_list_set(list, first + i, OWNER_UNKNOWN);
+            slice->owner_unknown = true;
+        }
+    }
+    return status;
+}
+
 static void slice_run(struct job *job)
 {
     struct prefetch_slice *slice = container_of(job, struct prefetch_slice, job);
     slice->status = find_ids(slice);
     if (slice->status == STATUS_OK) {
         slice->status = find_objects(slice);
+    }
+    const struct groove_schema *schema = &slice->groove->schema->schema;
+    for (uint32_t i = 0; i < schema->spec.index_count && slice->status == STATUS_OK; i++) {
+        if (schema_index_unique(schema, i)) {
+            slice->status = find_owners(slice, i);
+        }
     }
     /* Pairs with prefetch_done. */
     struct doorbell *doorbell = slice->prefetch->doorbell;
@@ -207,8 +250,42 @@ static void build_entries(struct prefetch *prefetch, struct batch_group *group, 
     }
 }
 
-static void add_slices(struct prefetch *prefetch, const struct batch_group *group,
-                       uint32_t slices_free)
+/* The prefix that an event brings to a unique index. False: none. */
+static bool value_brought(const struct groove_schema *schema, uint32_t index,
+                          const struct batch_event *event, uint8_t entry[KEY_SIZE_MAX])
+{
+    return event->type != EVENT_TYPE_REMOVE &&
+           schema_index_key(schema, index, event->payload, 0, entry);
+}
+
+/* One list per unique index, of what the group's events bring. */
+static void build_owners(struct prefetch *prefetch, struct batch_group *group, uint8_t group_index)
+{
+    const struct batch *batch = prefetch->batch;
+    const struct groove_schema *schema = &group->groove->schema->schema;
+    for (uint32_t index = 0; index < schema->spec.index_count; index++) {
+        struct owner_list *list = &group->owners[index];
+        if (!schema_index_unique(schema, index)) {
+            continue;
+        }
+        owner_list_begin(list, schema->indexes[index].prefix_size,
+                         prefetch->owners + (size_t)prefetch->owner_count * KEY_SIZE_MAX);
+        list->first = prefetch->owner_count;
+        for (uint32_t i = 0; i < batch->event_count; i++) {
+            uint8_t entry[KEY_SIZE_MAX];
+            if (batch->events[i].group == group_index &&
+                value_brought(schema, index, &batch->events[i], entry)) {
+                owner_list_add(list, entry);
+            }
+        }
+        assert(list->count <= group->event_count);
+        owner_list_seal(list, prefetch->items_scratch);
+        prefetch->owner_count += list->count;
+        assert(prefetch->owner_count <= owner_max_of(prefetch->geometry));
+    }
+}
+
+static void add_slices(struct prefetch *prefetch, struct batch_group *group, uint32_t slices_free)
 {
     const struct groove_version *groove = version_groove(prefetch->version, group->groove_id);
     assert(groove != NULL); /* The catalog and the newest version agree. */
@@ -218,16 +295,19 @@ static void add_slices(struct prefetch *prefetch, const struct batch_group *grou
         prefetch->readers->thread_count > 0 ? prefetch->readers->thread_count : 1;
     const uint64_t slice_count = min_u64(min_u64(wanted, teams), slices_free);
     const uint32_t keys_per_slice = (uint32_t)div_ceil(group->entry_count, slice_count);
+    const uint32_t part_count = (uint32_t)div_ceil(group->entry_count, keys_per_slice);
     for (uint32_t first = 0; first < group->entry_count; first += keys_per_slice) {
         assert(prefetch->slice_count < PREFETCH_SLICE_MAX);
         struct prefetch_slice *slice = &prefetch->slices[prefetch->slice_count];
         *slice = (struct prefetch_slice){
             .job = {.run = slice_run},
             .prefetch = prefetch,
-            .group = group,
+            .owners = group->owners,
             .groove = groove,
             .entry_first = group->item_first + first,
             .entry_count = (uint32_t)min_u64(keys_per_slice, group->entry_count - first),
+            .part = first / keys_per_slice,
+            .part_count = part_count,
             .objects = prefetch->objects + group->object_first + (uint64_t)first * object_size,
             .spare = prefetch->spares +
                      (size_t)prefetch->slice_count * 3 * prefetch->geometry->block_size,
@@ -242,6 +322,7 @@ void prefetch_submit(struct prefetch *prefetch, struct batch *batch, const struc
     prefetch->batch = batch;
     prefetch->version = version;
     prefetch->slice_count = 0;
+    prefetch->owner_count = 0;
     prefetch->active = true;
     uint32_t groups_left = 0;
     for (uint32_t i = 0; i < batch->group_count; i++) {
@@ -253,6 +334,7 @@ void prefetch_submit(struct prefetch *prefetch, struct batch *batch, const struc
         struct batch_group *group = &batch->groups[i];
         if (group->event_count > 0) {
             build_entries(prefetch, group, (uint8_t)i);
+            build_owners(prefetch, group, (uint8_t)i);
             groups_left -= 1;
             add_slices(prefetch, group, PREFETCH_SLICE_MAX - prefetch->slice_count - groups_left);
         }
@@ -263,6 +345,24 @@ void prefetch_submit(struct prefetch *prefetch, struct batch *batch, const struc
     }
 }
 
+/* Entries that may not be executed, because an event wants to give them a value that nobody knows
+ * to be free. */
+static void mark_unknown_owners(struct batch *batch)
+{
+    for (uint32_t i = 0; i < batch->event_count; i++) {
+        const struct batch_event *event = &batch->events[i];
+        const struct batch_group *group = &batch->groups[event->group];
+        const struct groove_schema *schema = &group->groove->schema->schema;
+        for (uint32_t index = 0; index < schema->spec.index_count; index++) {
+            uint8_t entry[KEY_SIZE_MAX];
+            if (schema_index_unique(schema, index) && value_brought(schema, index, event, entry) &&
+                owner_list_find(&group->owners[index], entry) == OWNER_UNKNOWN) {
+                batch->entries[event->entry].damaged = true;
+            }
+        }
+    }
+}
+
 bool prefetch_done(struct prefetch *prefetch, enum status *status, uint64_t *bad_address)
 {
     assert(prefetch->active);
@@ -270,13 +370,18 @@ bool prefetch_done(struct prefetch *prefetch, enum status *status, uint64_t *bad
         return false;
     }
     *status = STATUS_OK;
+    bool owner_unknown = false;
     for (uint32_t i = 0; i < prefetch->slice_count; i++) {
+        owner_unknown |= prefetch->slices[i].owner_unknown;
         if (prefetch->slices[i].bad_address != 0) {
             *bad_address = prefetch->slices[i].bad_address;
         }
         if (prefetch->slices[i].status != STATUS_OK) {
             *status = prefetch->slices[i].status;
         }
+    }
+    if (owner_unknown) {
+        mark_unknown_owners(prefetch->batch);
     }
     prefetch->active = false;
     return true;

@@ -272,15 +272,17 @@ static void open_prefix_scan(struct query *query)
 {
     const struct read_request *request = query->request;
     const struct tree_version *tree = query->groove->index_trees[request->index];
-    const uint32_t prefix_size = query->schema->indexes[request->index].prefix_size;
-    assert(tree != NULL && tree->shape.key_size == prefix_size + 8u);
+    const struct index_layout *layout = &query->schema->indexes[request->index];
+    assert(tree != NULL && tree->shape.key_size == layout->key_size);
 
     struct key key_min = {0};
     schema_index_prefix(query->schema, request->index, request->input, key_min.bytes);
     struct key key_max = key_min;
-    store_u64_be(key_max.bytes + prefix_size, UINT64_MAX >> 1); /* The top bit is a tombstone's. */
+    if (layout->key_size > layout->prefix_size) { /* The top bit is a tombstone's. */
+        store_u64_be(key_max.bytes + layout->prefix_size, UINT64_MAX >> 1);
+    }
     scan_tree_open(&query->scratch->scan, query->geometry, query->grid, tree, &key_min, &key_max,
-                   tree->shape.filter_kind == FILTER_KIND_PREFIX, query->scratch->scan_spare);
+                   true, query->scratch->scan_spare);
 }
 
 /* The next value of the scan; its timestamp, as key bytes, is at the end of it. */

@@ -262,7 +262,8 @@ static bool layout_index(struct groove_schema *schema, uint32_t position, char *
         used = INDEX_PREFIX_SIZE_MAX;
         exact = false;
     }
-    if (!exact && (index->flags & INDEX_FLAG_UNIQUE) != 0) {
+    const bool unique = schema_index_unique(schema, position);
+    if (!exact && unique) {
         snprintf(reason, reason_size,
                  "index '%s' cannot be unique: only %d bytes of its fields are indexed; make the "
                  "last field shorter or drop the flag",
@@ -273,6 +274,7 @@ static bool layout_index(struct groove_schema *schema, uint32_t position, char *
     schema->indexes[position] = (struct index_layout){
         .prefix_size = (uint8_t)align_up(used, 8),
         .value_size = (uint8_t)used,
+        .key_size = (uint8_t)(align_up(used, 8) + (unique ? 0 : 8)),
         .exact = exact,
     };
     return true;
@@ -285,9 +287,10 @@ static bool derive_limits(const struct geometry *geometry, struct groove_schema 
     uint64_t value_max = min_u64(table_value_max(geometry, 8, schema->object_size),
                                  table_value_max(geometry, ID_SIZE, ID_VALUE_SIZE));
     for (uint32_t i = 0; i < schema->spec.index_count; i++) {
-        const uint32_t key_size = schema->indexes[i].prefix_size + 8u;
-        value_max = min_u64(value_max, table_value_max(geometry, key_size, key_size));
-        entry_size += key_size;
+        const uint32_t index_entry_size = schema_index_entry_size(schema, i);
+        value_max = min_u64(
+            value_max, table_value_max(geometry, schema->indexes[i].key_size, index_entry_size));
+        entry_size += index_entry_size;
     }
     /* No larger than what one bar brings when all of it is this groove's, and a batch: a table that
      * bars fill by half would make levels of half tables. */

@@ -50,7 +50,7 @@ enum field_type {
 };
 
 enum index_flag {
-    INDEX_FLAG_UNIQUE = 1, /* at most one object per value */
+    INDEX_FLAG_UNIQUE = 1, /* at most one object per value: no two agree in all its fields */
     INDEX_FLAG_SPARSE = 2, /* leaves out objects whose (first) field is zero */
 };
 
@@ -88,6 +88,7 @@ struct field_layout {
 struct index_layout {
     uint8_t prefix_size; /* 8, 16 or 24: field bytes, zero padded at the end */
     uint8_t value_size;  /* bytes of fields in it, <= prefix_size */
+    uint8_t key_size;    /* of its tree's keys: the prefix and a timestamp; the prefix if unique */
     bool exact;          /* false: the last text or bytes field was cut; queries recheck */
 };
 
@@ -113,10 +114,24 @@ void field_type_format(const struct field_spec *field, char *text, size_t text_s
 /* The reverse: sets type and size. False: not a type. */
 bool field_type_parse(const char *text, struct field_spec *field);
 
-/* Key of `image` in index `index`: prefix_size bytes that sort as the field values do (big-endian;
- * signed numbers with the sign flipped; floats in IEEE total order; text and bytes as they are),
- * then the timestamp, big-endian. Returns false, key untouched, when the index is sparse and
- * leaves the object out. */
+static inline bool schema_index_unique(const struct groove_schema *schema, uint32_t index)
+{
+    return (schema->spec.indexes[index].flags & INDEX_FLAG_UNIQUE) != 0;
+}
+
+/* Bytes of an entry: the prefix and the timestamp of the object. An ordinary index's entries are
+ * all key. A unique one's have the prefix as key: its tree maps a value to the one object that has
+ * it, as the id tree does ids, so that whoever asks for the owner of a value asks for one key, and
+ * tombstones of earlier owners are older values of that key. */
+static inline uint32_t schema_index_entry_size(const struct groove_schema *schema, uint32_t index)
+{
+    return schema->indexes[index].prefix_size + 8u;
+}
+
+/* Entry of `image` in index `index`: prefix_size bytes that sort as the field values do
+ * (big-endian; signed numbers with the sign flipped; floats in IEEE total order; text and bytes as
+ * they are), then the timestamp, big-endian. Returns false, key untouched, when the index is sparse
+ * and leaves the object out. */
 bool schema_index_key(const struct groove_schema *schema, uint32_t index, const uint8_t *image,
                       uint64_t timestamp, uint8_t *key);
 /* The prefix alone, of values given as they stand in an image, one behind another

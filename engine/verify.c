@@ -41,6 +41,7 @@ enum {
     ALLOCATION_MAX = 24,
     TABLE_INDEX_KEY_MAX_OFFSET = 24, /* in the metadata of an index block, engine/lsm/table.h */
     TABLE_BLOCK_COUNT_MIN = 3,       /* index, value, filter */
+    DUPLICATE_ROW_MAX = 2 << 20,     /* entries looked at together, 128 MiB at most */
 };
 
 /* Entries of a tree without their order: equal counts and sums are equal multisets, but for an
@@ -796,6 +797,7 @@ struct groove_check {
     struct multiset expected[GROOVE_TREE_COUNT_MAX];
     struct multiset found; /* in the tree being scanned */
     uint32_t found_size;   /* bytes of each of its values */
+    bool entries_differ;   /* the tree just scanned is not what the objects call for */
     uint64_t bad_count;    /* objects that make no sense */
     uint64_t bad_timestamp;
 };
@@ -822,7 +824,7 @@ static void visit_object(void *context, const uint8_t *value)
         uint8_t key[KEY_SIZE_MAX];
         if (schema_index_key(check->schema, i, value, timestamp, key)) {
             multiset_add(&check->expected[TREE_INDEX + i], key,
-                         check->schema->indexes[i].prefix_size + 8u);
+                         schema_index_entry_size(check->schema, i));
         }
     }
 }
@@ -854,12 +856,15 @@ static void check_objects(struct groove_check *check)
 static void check_entries(struct groove_check *check, uint32_t position)
 {
     struct verify *verify = check->verify;
+    check->entries_differ = false;
     check->found = (struct multiset){0};
     check->found_size = verify->tree_version.shape.value_size;
     if (!scan(verify, visit_entry, check)) {
         return;
     }
     const struct multiset *expected = &check->expected[position];
+    check->entries_differ =
+        check->found.count != expected->count || check->found.sum != expected->sum;
     if (check->found.count != expected->count) {
         problem(verify, "grid: %s holds %llu entries, the objects call for %llu", verify->tree_name,
                 (unsigned long long)check->found.count, (unsigned long long)expected->count);
@@ -885,6 +890,101 @@ static void tree_name(const struct groove_check *check, uint32_t position, char 
     }
 }
 
+/* ---- Objects that share what must be unique ----------------------------------------------------
+ *
+ * A unique index has one entry per value. So where it agrees with the objects, no two of them share
+ * a value; only where it does not must they be searched: all entries that the objects call for,
+ * sorted, as many at once as memory allows, which parts of the values by their hash make few
+ * enough. */
+
+struct duplicate_search {
+    const struct groove_schema *schema;
+    uint32_t index;
+    uint32_t entry_size;
+    uint64_t part, part_count;
+    uint8_t *rows; /* [row_max * entry_size] entries of this part */
+    uint64_t row_max;
+    uint64_t row_count;
+    uint64_t found; /* objects with a value that an older one has */
+    uint64_t older_timestamp, newer_timestamp;
+};
+
+static void visit_row(void *context, const uint8_t *value)
+{
+    struct duplicate_search *search = context;
+    uint8_t entry[KEY_SIZE_MAX];
+    if (!schema_index_key(search->schema, search->index, value, load_u64_be(value), entry)) {
+        return;
+    }
+    const uint32_t prefix_size = search->schema->indexes[search->index].prefix_size;
+    /* A part that overflows all the same does so by values that are the same. */
+    if (filter_hash(entry, prefix_size) % search->part_count == search->part &&
+        search->row_count < search->row_max) {
+        memcpy(search->rows + search->row_count * search->entry_size, entry, search->entry_size);
+        search->row_count += 1;
+    }
+}
+
+static void search_rows(struct duplicate_search *search, uint8_t *scratch)
+{
+    const uint32_t prefix_size = search->schema->indexes[search->index].prefix_size;
+    values_ops_for(prefix_size, search->entry_size)
+        ->sort(search->rows, scratch, (uint32_t)search->row_count, search->entry_size);
+    for (uint64_t i = 1; i < search->row_count; i++) {
+        const uint8_t *row = search->rows + i * search->entry_size;
+        const uint8_t *before = row - search->entry_size;
+        if (memcmp(before, row, prefix_size) == 0) {
+            search->found += 1;
+            search->older_timestamp = load_u64_be(before + prefix_size);
+            search->newer_timestamp = load_u64_be(row + prefix_size);
+        }
+    }
+}
+
+/* The object tree is sound: it has been scanned before. */
+static void check_duplicates(struct groove_check *check, uint32_t index)
+{
+    struct verify *verify = check->verify;
+    const struct tree_shape *shape = &check->groove->trees[TREE_OBJECT]->shape;
+    struct duplicate_search search = {
+        .schema = check->schema,
+        .index = index,
+        .entry_size = schema_index_entry_size(check->schema, index),
+        .row_max = min_u64(max_u64(check->object_count, 1), DUPLICATE_ROW_MAX),
+    };
+    search.part_count = check->object_count <= search.row_max
+                            ? 1
+                            : div_ceil(check->object_count, search.row_max / 4 * 3);
+    const size_t rows_size = search.row_max * search.entry_size;
+    search.rows = memory_acquire(2 * rows_size);
+    if (search.rows == NULL) {
+        problem(verify, "memory: %s", status_text(STATUS_NO_MEMORY));
+        return;
+    }
+    tree_begin(verify, shape);
+    for (uint64_t i = 0; i < verify->table_count; i++) {
+        if (verify->tables[i].tree_id == shape->tree_id) {
+            (void)level_insert(verify, &verify->tables[i]);
+        }
+    }
+    bool whole = true;
+    for (search.part = 0; search.part < search.part_count && whole; search.part++) {
+        search.row_count = 0;
+        whole = scan(verify, visit_row, &search);
+        search_rows(&search, search.rows + rows_size);
+    }
+    tree_end(verify);
+    memory_release(search.rows, 2 * rows_size);
+    if (search.found > 0) {
+        problem(verify,
+                "grid: %s is unique, and %llu objects have a value that an older one has; the last "
+                "pair has timestamps %llu and %llu",
+                verify->tree_name, (unsigned long long)search.found,
+                (unsigned long long)search.older_timestamp,
+                (unsigned long long)search.newer_timestamp);
+    }
+}
+
 static void check_groove(struct verify *verify, const struct catalog_groove *groove)
 {
     struct groove_check check = {
@@ -897,14 +997,17 @@ static void check_groove(struct verify *verify, const struct catalog_groove *gro
         tree_begin(verify, &groove->trees[i]->shape);
         const bool sound = check_tree(verify);
         /* Of a groove that is being dropped some tables are gone already. */
-        if (sound && !groove->dropping) {
-            if (i == TREE_OBJECT) {
-                check_objects(&check);
-            } else if (check.objects_known) {
-                check_entries(&check, i);
-            }
+        const bool comparable = sound && !groove->dropping;
+        if (comparable && i == TREE_OBJECT) {
+            check_objects(&check);
+        } else if (comparable && check.objects_known) {
+            check_entries(&check, i);
         }
         tree_end(verify);
+        if (comparable && i >= TREE_INDEX && check.entries_differ &&
+            schema_index_unique(check.schema, i - TREE_INDEX)) {
+            check_duplicates(&check, i - TREE_INDEX);
+        }
     }
     verify->report->grooves += !groove->dropping;
 }

@@ -71,10 +71,13 @@ const struct cli_command command_create = {
         "  index NAME                       an index of the field NAME\n"
         "  index [NAME] (FIELD, FIELD)      an index of up to 4 fields that share 24 bytes\n"
         "  sparse index ...                 leaves out objects whose first field is zero\n"
+        "  unique index ...                 no two objects agree in all its fields\n"
+        "  unique sparse index ...          the same, but for those that are left out\n"
         "\n"
         "Types: u8 u16 u32 u64 u128 i8 i16 i32 i64 f32 f64 bool timestamp text<N> bytes<N>, where\n"
         "N is the most bytes a value has. Every object has an id of 128 bits besides. A text or\n"
-        "bytes field that is longer than what is left of an index's 24 bytes may be its last one.\n"
+        "bytes field that is longer than what is left of an index's 24 bytes may be its last one,\n"
+        "unless the index is unique.\n"
         "\n"
         "  --socket PATH    the daemon's socket (HOLT_SOCKET)\n"
         "  --json           print the result as JSON\n"
@@ -83,6 +86,6 @@ const struct cli_command command_create = {
         "  holt create cities 'name text<100>, lat f64, lng f64, country text<2>,\n"
         "                      admin1 text<8>, admin2 text<32>,\n"
         "                      index country, index by_admin (country, admin1), index name'\n"
-        "  holt create users 'login text<24>, age u8, sparse index age'\n",
+        "  holt create users 'login text<24>, age u8, unique index login, sparse index age'\n",
     .run = run,
 };

@@ -148,8 +148,8 @@ int main(void)
 {
     static const struct {
         uint32_t key_size, value_size;
-    } shapes[] = {{8, 16},  {8, 128},  {8, 200}, {16, 16}, {16, 24},
-                  {16, 32}, {16, 128}, {24, 24}, {24, 64}, {32, 32}};
+    } shapes[] = {{8, 16},   {8, 128}, {8, 200}, {16, 16}, {16, 24}, {16, 32},
+                  {16, 128}, {24, 24}, {24, 32}, {24, 64}, {32, 32}};
 
     printf("%-8s %8s %12s %8s %8s %8s %8s\n", "ns/value", "sort", "lower_bound", "merge", "many 2",
            "many 8", "many 32");

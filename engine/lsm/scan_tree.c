@@ -226,7 +226,8 @@ void scan_tree_open(struct scan_tree *scan, const struct geometry *geometry, str
 {
     assert(tree->manifest != NULL);
     assert(tree->run_count <= 2 * TABLE_MEMORY_RUN_MAX);
-    assert(!prefix || tree->shape.filter_kind == FILTER_KIND_PREFIX);
+    assert(!prefix ||
+           memcmp(key_min->bytes, key_max->bytes, tree_shape_filter_size(&tree->shape)) == 0);
     assert(spare != NULL);
 
     scan->geometry = geometry;

@@ -32,7 +32,7 @@ struct scan_tree {
     const struct tree_version *tree;
     struct key key_min; /* inclusive; key_size bytes */
     struct key key_max; /* inclusive; tombstone bit ignored */
-    bool prefix;        /* key_min is a whole prefix followed by zeros: filters may be asked */
+    bool prefix;        /* all keys of the range agree in what filters hash: they may be asked */
     uint32_t source_count;
     struct scan_source sources[SCAN_SOURCE_MAX];
     uint64_t blocks_read; /* value blocks opened, for work budgets */

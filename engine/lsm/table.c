@@ -699,7 +699,6 @@ enum status table_reader_seek(struct table_reader *reader, const uint8_t *key, b
 {
     const struct tree_shape *shape = reader->shape;
     const struct values_ops *ops = shape->ops;
-    assert(!prefix || shape->filter_kind == FILTER_KIND_PREFIX);
     enum status status = pin_index(reader);
     if (status != STATUS_OK) {
         return status;

@@ -170,8 +170,8 @@ MUST_CHECK enum status table_reader_find(struct table_reader *reader, const uint
                                          const uint8_t **value);
 
 /* Position of the first value not less than `key`: block and index in it. Past the last value:
- * *block_index == value_block_count. With `prefix` (FILTER_KIND_PREFIX trees: `key` is a prefix
- * followed by zeros) the filter may end the search early, also with *block_index ==
+ * *block_index == value_block_count. With `prefix` (whoever asks wants only keys that agree with
+ * `key` in what the filter hashes) the filter may end the search early, also with *block_index ==
  * value_block_count. */
 MUST_CHECK enum status table_reader_seek(struct table_reader *reader, const uint8_t *key,
                                          bool prefix, uint32_t *block_index, uint32_t *value_index);

@@ -23,6 +23,7 @@ enum {
     BATCHES = 30,
     FLAT_MAX = 8192,
     MEMORY_SIZE = 1 << 20,
+    OWNER_MEMORY_SIZE = EVENT_MAX * KEY_SIZE_MAX,
     GUARD = 0xA5,
 };
 
@@ -49,6 +50,9 @@ static struct catalog_groove *groove;
 static struct prng prng;
 static struct row rows[KEY_COUNT];
 static uint8_t *memory, *scratch;
+static uint64_t b_count; /* values that random things have in b */
+static struct owner_list owners[INDEX_COUNT_MAX];
+static uint8_t *owner_memory; /* [INDEX_COUNT_MAX * OWNER_MEMORY_SIZE] */
 
 static void init(void)
 {
@@ -67,12 +71,26 @@ static void init(void)
     cr_assert(eq(u32, groove->schema->schema.fields[3].offset, offsetof(struct thing, note)));
     memory = memory_acquire(MEMORY_SIZE);
     scratch = memory_acquire(MEMORY_SIZE);
+    owner_memory = memory_acquire((size_t)INDEX_COUNT_MAX * OWNER_MEMORY_SIZE);
+    b_count = 3;
+}
+
+/* The same things, but no two may have the same a, nor the same b, unless that is zero. */
+static void init_unique(void)
+{
+    struct groove_spec spec = groove->schema->schema.spec;
+    strcpy(spec.name, "single");
+    spec.indexes[0].flags = INDEX_FLAG_UNIQUE;
+    spec.indexes[1].flags = INDEX_FLAG_UNIQUE | INDEX_FLAG_SPARSE;
+    groove = catalog_fixture_create(&fixture, &spec);
+    b_count = 12;
 }
 
 static void fini(void)
 {
     memory_release(memory, MEMORY_SIZE);
     memory_release(scratch, MEMORY_SIZE);
+    memory_release(owner_memory, (size_t)INDEX_COUNT_MAX * OWNER_MEMORY_SIZE);
     catalog_fixture_deinit(&fixture);
 }
 
@@ -90,12 +108,29 @@ static void random_thing(struct thing *thing, uint64_t key)
     memset(thing, 0, sizeof *thing);
     make_id(thing->id, key);
     thing->a = prng_below(&prng, 20);
-    thing->b = (uint32_t)prng_below(&prng, 3); /* 0 is left out of its index. */
+    thing->b = (uint32_t)prng_below(&prng, b_count); /* 0 is left out of its index. */
     thing->flag = (uint8_t)prng_below(&prng, 2);
     const uint64_t length = prng_below(&prng, 20);
     for (uint64_t i = 0; i < length; i++) {
         thing->note[i] = (char)('a' + prng_below(&prng, 2));
     }
+}
+
+/* Whether a row other than this one has what must be the thing's alone. */
+static bool model_taken(const struct row *row, const struct thing *thing)
+{
+    const struct groove_schema *schema = &groove->schema->schema;
+    for (uint64_t key = 0; key < KEY_COUNT; key++) {
+        const struct thing *other = &rows[key].thing;
+        if (!rows[key].exists || &rows[key] == row) {
+            continue;
+        }
+        if ((schema_index_unique(schema, 0) && other->a == thing->a) ||
+            (schema_index_unique(schema, 1) && other->b == thing->b && thing->b != 0)) {
+            return true;
+        }
+    }
+    return false;
 }
 
 /* What one event must answer; the row changes with it. */
@@ -122,6 +157,9 @@ static enum event_result model_apply(enum event_type type, struct row *row,
     if (type == EVENT_TYPE_UPDATE && !row->exists) {
         return EVENT_RESULT_NOT_FOUND;
     }
+    if (model_taken(row, thing)) {
+        return EVENT_RESULT_UNIQUE;
+    }
     const uint64_t born = row->exists ? row->thing.timestamp : timestamp;
     row->exists = true;
     row->thing = *thing;
@@ -147,6 +185,38 @@ static void fill_entry(struct groove_entry *entry, const struct row *row, uint64
     }
 }
 
+/* What the prefetch would have found of the values of these things. */
+static void fill_owners(const struct thing *things, uint32_t count)
+{
+    const struct groove_schema *schema = &groove->schema->schema;
+    for (uint32_t i = 0; i < schema->spec.index_count; i++) {
+        if (!schema_index_unique(schema, i)) {
+            continue;
+        }
+        uint8_t found[KEY_SIZE_MAX];
+        struct owner_list *list = &owners[i];
+        owner_list_begin(list, schema->indexes[i].prefix_size,
+                         owner_memory + (size_t)i * OWNER_MEMORY_SIZE);
+        for (uint32_t k = 0; k < count; k++) {
+            if (schema_index_key(schema, i, (const uint8_t *)&things[k], 0, found)) {
+                owner_list_add(list, found);
+            }
+        }
+        owner_list_seal(list, scratch);
+        for (uint64_t key = 0; key < KEY_COUNT; key++) {
+            if (!rows[key].exists ||
+                !schema_index_key(schema, i, (const uint8_t *)&rows[key].thing, 0, found)) {
+                continue;
+            }
+            for (uint32_t k = 0; k < list->count; k++) {
+                if (memcmp(owner_list_entry(list, k), found, list->prefix_size) == 0) {
+                    owner_list_set(list, k, rows[key].thing.timestamp);
+                }
+            }
+        }
+    }
+}
+
 /* Sometimes something that must be refused. */
 static void spoil(struct thing *thing)
 {
@@ -168,11 +238,14 @@ static void spoil(struct thing *thing)
     }
 }
 
+static uint32_t results[EVENT_RESULT_CORRUPT + 1]; /* how often each was seen */
+
 static void random_batch(uint64_t *timestamp)
 {
     static struct groove_entry entries[KEY_COUNT];
     static uint8_t objects[KEY_COUNT][OBJECT_SIZE];
     static struct thing things[EVENT_MAX];
+    static uint64_t keys[EVENT_MAX];
     for (uint64_t key = 0; key < KEY_COUNT; key++) {
         fill_entry(&entries[key], &rows[key], key, objects[key]);
     }
@@ -181,19 +254,24 @@ static void random_batch(uint64_t *timestamp)
     const uint64_t size = groove_write_size(&groove->schema->schema, count);
     cr_assert(size < MEMORY_SIZE - 64);
     memset(memory + size, GUARD, 64);
-    struct groove_write write;
-    groove_write_begin(&write, groove, count, memory);
     for (uint32_t i = 0; i < count; i++) {
-        const uint64_t key = prng_below(&prng, range);
+        keys[i] = prng_below(&prng, range);
+        random_thing(&things[i], keys[i]);
+        spoil(&things[i]);
+    }
+    fill_owners(things, count);
+    struct groove_write write;
+    groove_write_begin(&write, groove, count, owners, memory);
+    for (uint32_t i = 0; i < count; i++) {
+        const uint64_t key = keys[i];
         const enum event_type type =
             (enum event_type)prng_range(&prng, EVENT_TYPE_INSERT, EVENT_TYPE_REMOVE);
-        random_thing(&things[i], key);
-        spoil(&things[i]);
         *timestamp += 1;
         const enum event_result expected = model_apply(type, &rows[key], &things[i], *timestamp);
         const enum event_result actual = groove_write_event(
             &write, type, (const uint8_t *)&things[i], &entries[key], *timestamp);
         cr_assert(eq(int, actual, expected), "event of type %d", (int)type);
+        results[actual] += 1;
         cr_assert(eq(int, entries[key].exists, rows[key].exists));
     }
     uint64_t before = 0, after = 0;
@@ -277,7 +355,7 @@ static void check_all(void)
     }
 }
 
-Test(groove, random_batches_agree_with_the_table)
+static void random_batches_from_nothing(void)
 {
     for (uint64_t seed = 0; seed < 25; seed++) {
         prng_init(&prng, seed);
@@ -293,6 +371,20 @@ Test(groove, random_batches_agree_with_the_table)
             check_all();
         }
     }
+}
+
+Test(groove, random_batches_agree_with_the_table)
+{
+    random_batches_from_nothing();
+    cr_assert(eq(u32, results[EVENT_RESULT_UNIQUE], 0));
+}
+
+Test(groove, random_batches_on_unique_indexes_agree_with_the_table)
+{
+    init_unique();
+    random_batches_from_nothing();
+    cr_assert(results[EVENT_RESULT_UNIQUE] > 1000, "%u", results[EVENT_RESULT_UNIQUE]);
+    cr_assert(results[EVENT_RESULT_OK] > 1000, "%u", results[EVENT_RESULT_OK]);
 }
 
 /* ---- One event at a time -----------------------------------------------------------------------
@@ -313,7 +405,7 @@ static void begin(struct thing *thing)
     thing->b = 1;
     entry = (struct groove_entry){0};
     id_reverse(entry.key, thing->id);
-    groove_write_begin(&one, groove, EVENT_MAX, memory);
+    groove_write_begin(&one, groove, EVENT_MAX, owners, memory);
 }
 
 Test(groove, an_update_that_changes_no_indexed_field_leaves_the_indexes_alone)
@@ -417,14 +509,24 @@ Test(groove, an_update_without_the_old_object_is_a_bug, .signal = SIGABRT)
 Test(groove, writing_to_a_dropped_groove_is_a_bug, .signal = SIGABRT)
 {
     catalog_drop(groove);
-    groove_write_begin(&one, groove, EVENT_MAX, memory);
+    groove_write_begin(&one, groove, EVENT_MAX, owners, memory);
 }
 
 Test(groove, more_events_than_announced_is_a_bug, .signal = SIGABRT)
 {
     struct thing thing;
     begin(&thing);
-    groove_write_begin(&one, groove, 1, memory);
+    groove_write_begin(&one, groove, 1, owners, memory);
     (void)apply(EVENT_TYPE_INSERT, &thing, 10);
     (void)apply(EVENT_TYPE_UPDATE, &thing, 11);
+}
+
+Test(groove, a_value_whose_owner_is_unknown_is_a_bug, .signal = SIGABRT)
+{
+    init_unique();
+    struct thing thing;
+    begin(&thing);
+    fill_owners(&thing, 1);
+    owner_list_set(&owners[0], 0, OWNER_UNKNOWN);
+    (void)apply(EVENT_TYPE_INSERT, &thing, 10);
 }

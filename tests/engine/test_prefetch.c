@@ -1,6 +1,7 @@
 /* Goal: before a batch executes, everything it needs is known: one entry per id, right about what
- * exists and since when, with the old object of every id that changes; damage is confined to the
- * ids it touches, and named. Method: a forest with two grooves, most of it on disk, beside a table
+ * exists and since when, with the old object of every id that changes; one owner per value that the
+ * batch brings to a unique index; damage is confined to the ids it touches, and named. Method: a
+ * forest with two grooves, one of them with a unique index, most of it on disk, beside a table
  * of objects; batches of random ids prefetched from the newest version by 0 to 3 readers, through a
  * cold cache of the test's own; every value block of the trees flipped in turn; a disk that is
  * gone. */
@@ -18,7 +19,13 @@
 #include "pool/memory.h"
 #include "tests/harness/forest_fixture.h"
 
-enum { GROOVE_COUNT = 2, KEY_COUNT = 6000, CACHE_BLOCKS = 256, BODY_SIZE = 64 * 1024 };
+enum {
+    GROOVE_COUNT = 2,
+    UNIQUE_GROOVE = 1,
+    KEY_COUNT = 6000,
+    CACHE_BLOCKS = 256,
+    BODY_SIZE = 64 * 1024
+};
 
 struct row {
     bool exists;
@@ -52,6 +59,12 @@ static struct geometry geometry_of_test(void)
     return geometry;
 }
 
+/* Four values are each key's own. */
+static uint64_t random_a(uint32_t key)
+{
+    return (uint64_t)key * 4 + prng_below(&prng, 4);
+}
+
 /* Ids of different grooves overlap. */
 static void write_keys(uint32_t groove, enum event_type type, uint32_t first, uint32_t count,
                        uint32_t stride)
@@ -61,7 +74,7 @@ static void write_keys(uint32_t groove, enum event_type type, uint32_t first, ui
     for (uint32_t i = 0; i < count; i++) {
         memset(&objects[i], 0, sizeof objects[i]);
         fixture_id(objects[i].id, first + i * stride);
-        objects[i].a = prng_below(&prng, 1000);
+        objects[i].a = random_a(first + i * stride);
         objects[i].b = groove;
     }
     const uint32_t size = fixture_body(body, groove_ids[groove], type, objects, count);
@@ -103,6 +116,7 @@ static void init(void)
     for (uint32_t i = 0; i < GROOVE_COUNT; i++) {
         struct groove_spec spec;
         fixture_spec(&spec, i == 0 ? "zero" : "one");
+        spec.indexes[0].flags = i == UNIQUE_GROOVE ? INDEX_FLAG_UNIQUE : 0;
         cr_assert(eq(int, fixture_request(&fixture, REQUEST_KIND_GROOVE_CREATE, &spec, sizeof spec),
                      REQUEST_RESULT_OK));
         groove_ids[i] = fixture.outcome.groove_id;
@@ -169,6 +183,9 @@ static bool add_section(uint32_t groove, enum event_type type, uint32_t count, u
         memset(&objects[i], 0, sizeof objects[i]);
         const uint32_t key = (uint32_t)prng_below(&prng, key_range);
         fixture_id(objects[i].id, key);
+        const uint32_t other = (uint32_t)prng_below(&prng, key_range); /* Often one that has it. */
+        const struct row *row = &rows[UNIQUE_GROOVE][other];
+        objects[i].a = row->exists ? row->object.a : random_a(other);
         keys[key_count + i] = key;
     }
     const uint32_t size = fixture_body(body, groove_ids[groove], type, objects, count);
@@ -242,11 +259,47 @@ static bool wanted(uint32_t entry)
     return false;
 }
 
+/* The values that the batch brings to the unique index, each once, and whose they are. Those of
+ * unknown owner must have marked the entries that want them. */
+static void check_owners(void)
+{
+    for (uint32_t i = 0; i < batch.group_count; i++) {
+        const struct batch_group *group = &batch.groups[i];
+        if (group->groove_id != groove_ids[UNIQUE_GROOVE]) {
+            continue;
+        }
+        const struct owner_list *list = &group->owners[0];
+        for (uint32_t k = 0; k < list->count; k++) {
+            const uint64_t a = load_u64_be(owner_list_entry(list, k));
+            const struct row *row = &rows[UNIQUE_GROOVE][a / 4];
+            const uint64_t owner = owner_list_owner(list, k);
+            cr_assert(k == 0 || load_u64_be(owner_list_entry(list, k - 1)) < a);
+            if (owner != OWNER_UNKNOWN) {
+                const bool owned = row->exists && row->object.a == a;
+                cr_assert(eq(u64, owner, owned ? row->object.timestamp : OWNER_NONE));
+            }
+        }
+        for (uint32_t k = 0; k < batch.event_count; k++) {
+            const struct batch_event *event = &batch.events[k];
+            if (event->group != i || event->type == EVENT_TYPE_REMOVE) {
+                continue;
+            }
+            struct fixture_object object;
+            memcpy(&object, event->payload, sizeof object);
+            uint8_t prefix[8];
+            store_u64_be(prefix, object.a);
+            cr_assert(owner_list_find(list, prefix) != OWNER_UNKNOWN ||
+                      batch.entries[event->entry].damaged);
+        }
+    }
+}
+
 /* Returns how many entries are damaged; all others must be right. */
 static uint32_t check_entries(void)
 {
     uint32_t damaged = 0;
     check_groups();
+    check_owners();
     for (uint32_t i = 0; i < batch.event_count; i++) {
         const struct batch_event *event = &batch.events[i];
         const struct groove_entry *entry = &batch.entries[event->entry];
@@ -280,7 +333,7 @@ Test(prefetch, entries_agree_with_the_table_for_any_number_of_readers)
     uint32_t sliced = 0;
     for (uint32_t reader_count = 0; reader_count <= 3; reader_count++) {
         team_up(reader_count);
-        for (int i = 0; i < 25; i++) {
+        for (int i = 0; i < 50; i++) {
             static const uint32_t ranges[] = {3, 100, KEY_COUNT};
             random_batch(8, i % 3 == 0 ? 300 : 20, ranges[prng_below(&prng, 3)]);
             uint64_t bad_address;
@@ -369,8 +422,9 @@ Test(prefetch, damage_marks_the_ids_it_touches_and_no_other)
         team_up(reader_count);
         const struct groove_version *groove =
             version_groove(fixture.forest->versions.newest, groove_ids[1]);
-        damage_each(groove->id_tree, 4);
-        damage_each(groove->object_tree, 4);
+        damage_each(groove->id_tree, 2);
+        damage_each(groove->object_tree, 2);
+        damage_each(groove->index_trees[0], 1);
         team_down();
     }
 }

@@ -78,11 +78,14 @@ Test(schema, lays_out_fields_and_indexes)
 
     const uint8_t prefix_sizes[] = {24, 16, 16, 24};
     const uint8_t value_sizes[] = {24, 16, 11, 24};
+    const uint8_t key_sizes[] = {32, 24, 16, 32}; /* `place` is unique: no timestamp. */
     const bool exact[] = {false, true, true, false};
     const uint32_t values_sizes[] = {100, 16, 11, 102};
     for (uint32_t i = 0; i < 4; i++) {
         cr_assert(eq(u8, schema.indexes[i].prefix_size, prefix_sizes[i]));
         cr_assert(eq(u8, schema.indexes[i].value_size, value_sizes[i]));
+        cr_assert(eq(u8, schema.indexes[i].key_size, key_sizes[i]));
+        cr_assert(eq(u32, schema_index_entry_size(&schema, i), prefix_sizes[i] + 8u));
         cr_assert(eq(int, schema.indexes[i].exact, exact[i]));
         cr_assert(eq(u32, schema_index_values_size(&schema, i), values_sizes[i]));
     }

@@ -1006,6 +1006,51 @@ Test(verify, what_no_checksum_sees_is_named, .init = setup, .fini = teardown)
     }
 }
 
+/* Two live objects of one value: the index, which has room for one of them, and the objects do not
+ * agree; and why is said, too. */
+Test(verify, objects_that_share_what_must_be_unique_are_named, .init = setup, .fini = teardown)
+{
+    static struct fixture_object objects[BATCH_MAX];
+    fixture_open(&fixture, 0, false);
+    struct groove_spec spec;
+    fixture_spec(&spec, "things");
+    spec.indexes[0].flags = INDEX_FLAG_UNIQUE;
+    cr_assert(eq(int, fixture_request(&fixture, REQUEST_KIND_GROOVE_CREATE, &spec, sizeof spec),
+                 REQUEST_RESULT_OK));
+    fixture.groove_id = fixture.outcome.groove_id;
+    for (uint64_t key = 0; key < 4000; key += BATCH_MAX) {
+        for (uint32_t i = 0; i < BATCH_MAX; i++) {
+            objects[i] = (struct fixture_object){.a = key + i};
+            fixture_id(objects[i].id, key + i);
+        }
+        submit(EVENT_TYPE_INSERT, objects, BATCH_MAX);
+        cr_assert(eq(u32, fixture.outcome.failure_count, 0));
+    }
+    fixture_close(&fixture);
+    assert_clean();
+
+    struct table_info *table = newest_table(OBJECT_TREE);
+    uint8_t *first = live_value(table);
+    uint8_t *second = first + FIXTURE_OBJECT_SIZE;
+    cr_assert(eq(u64, load_u64_le(second + 32), load_u64_le(first + 32) + 1));
+    store_u64_le(second + 32, load_u64_le(first + 32));
+    char pair[64];
+    snprintf(pair, sizeof pair, "timestamps %llu and %llu", (unsigned long long)load_u64_be(first),
+             (unsigned long long)load_u64_be(second));
+    table_seal(table);
+    cr_assert(eq(int, verify(), STATUS_OK));
+    cr_assert(eq(u64, problem_count, 2), "%s", problems[0]);
+    assert_named("tree 3 of index 'by_a' of groove 'things' is unique, and 1 objects have a value");
+    assert_named(pair);
+
+    /* A value that nobody else has is a wrong entry, and no more. */
+    store_u64_le(second + 32, UINT64_C(1) << 40);
+    table_seal(table);
+    cr_assert(eq(int, verify(), STATUS_OK));
+    cr_assert(eq(u64, problem_count, 1), "%s", problems[0]);
+    assert_named("but some are not those of the objects");
+}
+
 static void assert_impossible(const char *expected)
 {
     superblock_seal();

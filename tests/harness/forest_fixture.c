@@ -47,6 +47,9 @@ static void on_committed(void *context, const struct request_outcome *outcome)
     }
     fixture->outcome.failures = fixture->failures;
     fixture->outcome_count += 1;
+    if (fixture->on_outcome != NULL) {
+        fixture->on_outcome(fixture, outcome);
+    }
 }
 
 static void on_open(void *context, enum status status, const struct forest_open_report *report,

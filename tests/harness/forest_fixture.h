@@ -43,6 +43,9 @@ struct forest_fixture {
     struct request_outcome outcome; /* the last one; failures copied */
     struct event_failure failures[8192];
 
+    /* Called with every outcome of a request that entered a batch, in their order, if set. */
+    void (*on_outcome)(struct forest_fixture *fixture, const struct request_outcome *outcome);
+
     /* Called after every join of a checkpoint, if set. */
     void (*on_checkpoint)(struct forest_fixture *fixture, uint64_t op,
                           const struct checksum *checkpoint_id);

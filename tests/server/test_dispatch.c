@@ -241,12 +241,11 @@ static struct fake *ask(enum operation operation, const void *body, uint32_t bod
 }
 
 /* name text<8> at 32, size u32 at 40; object_size 48 */
-static uint32_t create_things(void)
+static uint32_t create_groove(const char *name, const char *schema)
 {
     static struct groove_spec spec;
     char error[SCHEMA_TEXT_ERROR_SIZE];
-    cr_assert(schema_text_parse("things", "name text<8>, size u32, index name, index size", &spec,
-                                error));
+    cr_assert(schema_text_parse(name, schema, &spec, error));
     struct fake *fake = ask(OPERATION_CREATE_GROOVE, &spec, sizeof spec, RESULT_OK);
     struct create_groove_reply created;
     memcpy(&created, body_of(fake), sizeof created);
@@ -254,6 +253,11 @@ static uint32_t create_things(void)
     cr_assert_eq(created.object_size, 48);
     cr_assert_gt(header_of(fake).commit, 0);
     return created.groove_id;
+}
+
+static uint32_t create_things(void)
+{
+    return create_groove("things", "name text<8>, size u32, index name, index size");
 }
 
 enum { OBJECT_SIZE = 48 };
@@ -378,6 +382,34 @@ Test(dispatch, writes_and_reads_go_through, .init = setup, .fini = teardown)
     fake = ask(OPERATION_COUNT, &query, sizeof query, RESULT_OK);
     memcpy(&count, body_of(fake), sizeof count);
     cr_assert_eq(count, 17);
+}
+
+Test(dispatch, a_value_that_is_taken_is_a_failure_of_its_own, .init = setup, .fini = teardown)
+{
+    static uint8_t body[4096];
+    const uint32_t groove_id =
+        create_groove("singles", "name text<8>, size u32, index name, unique index size");
+    const uint8_t *schema = body_of(ask(OPERATION_SCHEMA, NULL, 0, RESULT_OK));
+    struct schema_index indexes[2];
+    memcpy(indexes,
+           schema + sizeof(struct schema_reply) + sizeof(struct schema_groove) +
+               2 * sizeof(struct schema_field),
+           sizeof indexes);
+    cr_assert_eq(indexes[1].flags, WIRE_INDEX_FLAG_UNIQUE);
+    ask(OPERATION_WRITE, body, make_insert(body, groove_id, 3, 1), RESULT_OK); /* Sizes 0 to 2. */
+    const uint32_t size = make_insert(body, groove_id, 5, 3);                  /* 0 to 4; id 3. */
+    struct fake *fake = ask(OPERATION_WRITE, body, size, RESULT_OK);
+    struct write_reply write;
+    memcpy(&write, body_of(fake), sizeof write);
+    cr_assert_eq(write.failure_count, 3);
+    static const uint32_t results[] = {WIRE_EVENT_RESULT_EXISTS, WIRE_EVENT_RESULT_UNIQUE,
+                                       WIRE_EVENT_RESULT_UNIQUE};
+    for (uint32_t i = 0; i < 3; i++) {
+        struct wire_failure failure;
+        memcpy(&failure, body_of(fake) + sizeof write + i * sizeof failure, sizeof failure);
+        cr_assert_eq(failure.event_index, i);
+        cr_assert_eq(failure.result, results[i], "%s", wire_event_result_name(failure.result));
+    }
 }
 
 Test(dispatch, refusals_have_their_result, .init = setup, .fini = teardown)

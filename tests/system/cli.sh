@@ -107,8 +107,24 @@ expect "an empty schema is a mistake of the shell" 64 "SCHEMA is empty" "$HOLT" 
 expect "a bad groove name" 65 "cannot name" "$HOLT" create my-groove 'a u8'
 expect "create" 0 "created people" "$HOLT" create people \
     'name text<20>, age u8, weight f64, born timestamp, member bool, index age, index name'
-expect "a unique index is refused with advice" 65 "unique" \
-    "$HOLT" create users 'login text<20>, unique index login'
+expect "a unique index on what is cut is refused with advice" 65 "make the last field shorter" \
+    "$HOLT" create users 'login text<30>, unique index login'
+expect "a unique index" 0 "created users" "$HOLT" create users \
+    'login text<20>, card u64, unique index login, unique sparse index card'
+printf 'login,card\nada,7\nbob,0\nada,8\ncat,0\ndan,7\neve,9\n' >users.csv
+output=$("$HOLT" import users users.csv 2>&1) && code=0 || code=$?
+same "values that are taken give exit code 65" "$code" 65
+for text in "line 4: another object has this value in a unique index" \
+    "line 6: another object has this value" "acknowledged 4 rows"; do
+    if [[ $output == *"$text"* ]]; then ok "import says: $text"; else
+        not_ok "import says: $text" "$output"
+    fi
+done
+sed -i 's/^ada,8/amy,8/; s/^dan,7/dan,10/' users.csv
+expect "the lines are mended and the import completed" 0 "" "$HOLT" import users users.csv
+same "each value has one owner" \
+    "$("$HOLT" count users) $("$HOLT" count users --where 'login = "ada"')" "6 1"
+expect "a query by a unique index" 0 "amy" "$HOLT" query users --where 'card = 8'
 expect "create twice" 73 "exists" "$HOLT" create people 'a u8'
 expect "stat names the groove" 0 "people" "$HOLT" stat
 expect "the unknown groove is told which there are" 66 "people" "$HOLT" count peple
