@@ -95,7 +95,8 @@ void forest_plan(const struct geometry *geometry, const struct forest_options *o
              "4 windows per worker");
     plan_add(plan, "batches", 3 * batch_memory_size(geometry) + 2 * batch_write_bytes_max(geometry),
              "3 journal entries and their events, one batch's values twice");
-    plan_add(plan, "prefetch", prefetch_memory_size(geometry), "old objects and owners of values of one batch");
+    plan_add(plan, "prefetch", prefetch_memory_size(geometry),
+             "old objects and owners of values of one batch");
     plan_add(plan, "free set", 3 * free_set_bytes(geometry) + 2 * free_set_bytes(geometry),
              "3 bits per block of the limit, and their encoding");
     plan_add(plan, "checkpoint trailers", trailers, "free set and catalog, as blocks");
