@@ -1,9 +1,4 @@
-/* SP framing (all of it that a REQ peer needs; big-endian):
- *
- *   greeting, both ways   00 'S' 'P' 00  protocol (2 bytes: 0x0030 REQ, 0x0031 REP)  00 00
- *   message               01  size (8 bytes)  request id (4 bytes, top bit set)  body (size - 4)
- *
- * The socket never blocks; every wait is a poll with a deadline. While a request waits for room in
+/* The socket never blocks; every wait is a poll with a deadline. While a request waits for room in
  * the socket, replies are taken in, so that a client with many requests in flight and a daemon that
  * waits for its replies to be read do not wait for each other. */
 #include "ipc/client.h"
@@ -18,14 +13,12 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "ipc/sp.h"
 #include "pool/base.h"
 #include "pool/clock.h"
 #include "pool/memory.h"
 
 enum {
-    GREETING_SIZE = 8,
-    FRAME_HEADER_SIZE = 9,
-    REQUEST_ID_SIZE = 4,
     CONNECT_TIMEOUT_MS_DEFAULT = 2000,
     MESSAGE_SIZE_MAX_DEFAULT = 4 << 20,
     MESSAGE_SIZE_MAX_LIMIT = 1 << 30,
@@ -33,10 +26,6 @@ enum {
     BACKOFF_MS_MIN = 10,
     BACKOFF_MS_MAX = 500,
 };
-static const uint32_t request_id_flag = 0x80000000u;
-
-static const uint8_t greeting_request[GREETING_SIZE] = {0, 'S', 'P', 0, 0, 0x30, 0, 0};
-static const uint8_t greeting_reply[GREETING_SIZE] = {0, 'S', 'P', 0, 0, 0x31, 0, 0};
 
 struct client {
     struct sockaddr_un address;
@@ -177,25 +166,25 @@ static enum client_status receive_some(const struct client *client, uint8_t *byt
 static enum client_status greet(const struct client *client, uint64_t deadline_ns)
 {
     /* A new socket has room for 8 bytes, so this is all or nothing. */
-    const ssize_t sent = send(client->fd, greeting_request, GREETING_SIZE, MSG_NOSIGNAL);
-    if (sent != GREETING_SIZE) {
+    const ssize_t sent = send(client->fd, sp_greeting_request, SP_GREETING_SIZE, MSG_NOSIGNAL);
+    if (sent != SP_GREETING_SIZE) {
         return sent < 0 && errno_is_lost(errno) ? CLIENT_LOST : CLIENT_IO;
     }
-    uint8_t greeting[GREETING_SIZE];
+    uint8_t greeting[SP_GREETING_SIZE];
     size_t size = 0;
-    while (size < GREETING_SIZE) {
+    while (size < SP_GREETING_SIZE) {
         short got;
         enum client_status status = wait_for(client, POLLIN, deadline_ns, &got);
         if (status != CLIENT_OK) {
             return status;
         }
         size_t received;
-        status = receive_some(client, greeting + size, GREETING_SIZE - size, &received);
+        status = receive_some(client, greeting + size, SP_GREETING_SIZE - size, &received);
         if (status != CLIENT_OK) {
             return status;
         }
         size += received;
-        if (memcmp(greeting, greeting_reply, size) != 0) {
+        if (memcmp(greeting, sp_greeting_reply, size) != 0) {
             return CLIENT_NOT_HOLT;
         }
     }
@@ -301,7 +290,7 @@ enum client_status client_open(const struct client_options *options, struct clie
     memcpy(opened->client_id, options->client_id, sizeof opened->client_id);
 
     opened->capacity =
-        FRAME_HEADER_SIZE + REQUEST_ID_SIZE + opened->message_size_max + READ_AHEAD_SIZE;
+        SP_FRAME_HEADER_SIZE + SP_REQUEST_ID_SIZE + opened->message_size_max + READ_AHEAD_SIZE;
     opened->buffer = memory_acquire(opened->capacity);
     if (opened->buffer == NULL) {
         memory_release(opened, sizeof *opened);
@@ -335,22 +324,6 @@ uint32_t client_in_flight(const struct client *client)
 
 /* ---- Requests ----------------------------------------------------------------------------------
  */
-
-static void store_be(uint8_t *bytes, uint64_t value, uint32_t size)
-{
-    for (uint32_t i = 0; i < size; i++) {
-        bytes[i] = (uint8_t)(value >> 8 * (size - 1 - i));
-    }
-}
-
-static uint64_t load_be(const uint8_t *bytes, uint32_t size)
-{
-    uint64_t value = 0;
-    for (uint32_t i = 0; i < size; i++) {
-        value = value << 8 | bytes[i];
-    }
-    return value;
-}
 
 /* Takes in what has arrived, as far as there is room. */
 static enum client_status absorb(struct client *client)
@@ -436,11 +409,11 @@ static enum client_status submit(struct client *client, enum operation operation
     };
     memcpy(header.client_id, client->client_id, sizeof header.client_id);
 
-    uint8_t head[FRAME_HEADER_SIZE + REQUEST_ID_SIZE + PROTOCOL_HEADER_SIZE];
-    head[0] = 1;
-    store_be(head + 1, REQUEST_ID_SIZE + PROTOCOL_HEADER_SIZE + (uint64_t)body_size, 8);
-    store_be(head + FRAME_HEADER_SIZE, request_id_flag | (uint32_t)client->number, REQUEST_ID_SIZE);
-    memcpy(head + FRAME_HEADER_SIZE + REQUEST_ID_SIZE, &header, sizeof header);
+    uint8_t head[SP_FRAME_HEADER_SIZE + SP_REQUEST_ID_SIZE + PROTOCOL_HEADER_SIZE];
+    sp_frame_header(head, SP_REQUEST_ID_SIZE + PROTOCOL_HEADER_SIZE + (uint64_t)body_size);
+    sp_store(head + SP_FRAME_HEADER_SIZE, sp_request_id_flag | (uint32_t)client->number,
+             SP_REQUEST_ID_SIZE);
+    memcpy(head + SP_FRAME_HEADER_SIZE + SP_REQUEST_ID_SIZE, &header, sizeof header);
 
     struct iovec iov[2] = {
         {.iov_base = head, .iov_len = sizeof head},
@@ -478,23 +451,23 @@ static bool frame_take(struct client *client, struct client_reply *reply,
     *status = CLIENT_OK;
     const uint8_t *frame = client->buffer + client->start;
     const size_t available = client->end - client->start;
-    if (available < FRAME_HEADER_SIZE + REQUEST_ID_SIZE) {
+    if (available < SP_FRAME_HEADER_SIZE + SP_REQUEST_ID_SIZE) {
         return false;
     }
-    const uint64_t size = load_be(frame + 1, 8);
-    if (frame[0] != 1 || size < REQUEST_ID_SIZE + PROTOCOL_HEADER_SIZE ||
-        size > REQUEST_ID_SIZE + (uint64_t)client->message_size_max) {
+    const uint64_t size = sp_load(frame + 1, 8);
+    if (frame[0] != SP_FRAME_MARK || size < SP_REQUEST_ID_SIZE + PROTOCOL_HEADER_SIZE ||
+        size > SP_REQUEST_ID_SIZE + (uint64_t)client->message_size_max) {
         *status = CLIENT_NOT_HOLT;
         return false;
     }
-    if (available < FRAME_HEADER_SIZE + size) {
+    if (available < SP_FRAME_HEADER_SIZE + size) {
         return false;
     }
-    const uint32_t request_id = (uint32_t)load_be(frame + FRAME_HEADER_SIZE, REQUEST_ID_SIZE);
-    const uint8_t *message = frame + FRAME_HEADER_SIZE + REQUEST_ID_SIZE;
+    const uint32_t request_id = (uint32_t)sp_load(frame + SP_FRAME_HEADER_SIZE, SP_REQUEST_ID_SIZE);
+    const uint8_t *message = frame + SP_FRAME_HEADER_SIZE + SP_REQUEST_ID_SIZE;
     struct reply_header header;
-    if (!protocol_reply_check(message, size - REQUEST_ID_SIZE, &header) ||
-        request_id != (request_id_flag | (uint32_t)header.number)) {
+    if (!protocol_reply_check(message, size - SP_REQUEST_ID_SIZE, &header) ||
+        request_id != (sp_request_id_flag | (uint32_t)header.number)) {
         *status = CLIENT_NOT_HOLT;
         return false;
     }
@@ -508,7 +481,7 @@ static bool frame_take(struct client *client, struct client_reply *reply,
         .body_size = header.body_size,
         .body = message + PROTOCOL_HEADER_SIZE,
     };
-    client->start += FRAME_HEADER_SIZE + size;
+    client->start += SP_FRAME_HEADER_SIZE + size;
     return true;
 }
 

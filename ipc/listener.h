@@ -9,7 +9,8 @@
  * client whose request finds none free waits in its own socket. A message is checked
  * (protocol_request_check) before the handler sees it; a malformed one is answered here. Replies
  * leave asynchronously: a peer that does not read its reply within send_timeout_ms loses its
- * connection, and nobody else waits for it. No transport's type is named here. */
+ * connection, and nobody else waits for it. No transport's type is named here: listener_nng.c and
+ * listener_native.c stand behind it, by a table of functions (listener_internal.h). */
 #pragma once
 
 #include <stdbool.h>
@@ -20,13 +21,27 @@
 
 struct listener;
 
+/* Two listeners that speak the same bytes. Any nng REQ client is served by both. */
+enum listener_kind {
+    LISTENER_NNG,    /* nng's REP socket, with our repairs */
+    LISTENER_NATIVE, /* our own, one thread over epoll */
+};
+
+static inline const char *listener_kind_name(enum listener_kind kind)
+{
+    return kind == LISTENER_NATIVE ? "native" : "nng";
+}
+
 struct listener_options {
+    enum listener_kind kind;
     const char *socket_path;       /* absolute or relative; its directory must exist */
     uint32_t socket_mode;          /* permission bits; 0: 0600 */
     uint32_t message_size_max;     /* bytes of a request or a reply, header included */
     uint32_t exchange_count;       /* 0: 64 */
     uint32_t connection_count_max; /* 0: 256; more are closed as they come */
     uint32_t send_timeout_ms;      /* 0: 500 */
+    uint32_t receive_timeout_ms;   /* 0: 10000; for a greeting, and for a message that is too long
+                                      for the receive buffer. nng has its own for the former */
 };
 
 /* One request on its way through the server. The server owns it from the call of the handler until
@@ -41,6 +56,8 @@ struct exchange {
 
     struct exchange *next; /* the server's, to queue it; untouched here */
     void *context;         /* likewise */
+
+    struct listener *listener; /* whose it is */
 };
 
 static inline const uint8_t *exchange_body(const struct exchange *exchange)
@@ -65,6 +82,10 @@ typedef void listener_handler(void *context, struct exchange *exchange);
 MUST_CHECK enum status listener_start(const struct listener_options *options,
                                       listener_handler *handler, void *context,
                                       struct listener **listener, const char **reason);
+
+/* Bytes of memory that a listener with these options may take: the native one at start, nng by the
+ * message. */
+uint64_t listener_memory_size(const struct listener_options *options);
 
 /* Any thread, more than once. From now on requests are answered SHUTTING_DOWN without the handler;
  * those it already has go on. */
@@ -101,12 +122,15 @@ void exchange_drop(struct exchange *exchange);
 struct listener_stats {
     uint64_t connections; /* now */
     uint64_t connections_total;
-    uint64_t connections_refused; /* over connection_count_max */
-    uint64_t requests_total;      /* given to the handler */
-    uint64_t bad_messages_total;  /* answered here because malformed */
-    uint64_t send_timeouts_total; /* connections closed because their peer did not read */
-    uint64_t drops_total;         /* exchange_drop, and replies without memory */
-    uint64_t exchanges_busy;      /* now: with the server or being sent */
+    uint64_t connections_refused;    /* over connection_count_max */
+    uint64_t requests_total;         /* given to the handler */
+    uint64_t bad_messages_total;     /* answered here because malformed */
+    uint64_t send_timeouts_total;    /* connections closed because their peer did not read */
+    uint64_t receive_timeouts_total; /* ... did not send what it had begun */
+    uint64_t bad_frames_total;       /* ... does not speak SP, or sent too much; 0 with nng */
+    uint64_t accept_errors_total;    /* times that accepting had to pause; 0 with nng */
+    uint64_t drops_total;            /* exchange_drop, and replies without memory */
+    uint64_t exchanges_busy;         /* now: with the server or being sent */
 };
 /* Any thread. The numbers are each true, not of one instant. */
 void listener_stats_read(struct listener *listener, struct listener_stats *stats);

@@ -18,44 +18,29 @@
  *   while the socket closes uses freed memory.
  * - NNG_OPT_RECVMAXSZ is without limit unless set, counts the 4 bytes of the request id, and must
  *   be set before the listener starts. A bigger message costs its sender the connection.
- * - nng unlinks whatever it finds at the socket's path, so the path is looked at first.
+ * - nng unlinks whatever it finds at the socket's path, so the path is looked at first
+ *   (socket_path.c).
  * - A reply that the kernel does not take at once waits in its connection, not in its context; the
  *   next reply for that connection waits in its context, and that is what send_timeout_ms ends. So
  *   a peer that reads nothing holds one reply of memory, and holds up others send_timeout_ms at
  *   most. */
-#include "ipc/listener.h"
+#include "ipc/listener_internal.h"
 
-#include <errno.h>
+#include <assert.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <sys/un.h>
-#include <unistd.h>
 
 #include <nng/nng.h>
 #include <nng/protocol/reqrep0/rep.h>
 #include <nng/transport/ipc/ipc.h>
 
-#include "ipc/client.h"
 #include "ipc/nng_repairs.h"
+#include "ipc/socket_path.h"
+#include "ipc/sp.h"
 #include "pool/base.h"
 #include "pool/clock.h"
-#include "pool/doorbell.h"
 #include "pool/memory.h"
-
-enum {
-    SOCKET_MODE_DEFAULT = 0600,
-    EXCHANGE_COUNT_DEFAULT = 64,
-    EXCHANGE_COUNT_MAX = 4096,
-    CONNECTION_COUNT_MAX_DEFAULT = 256,
-    SEND_TIMEOUT_MS_DEFAULT = 500,
-    SEND_TIMEOUT_MS_MAX = 60 * 1000,
-    MESSAGE_SIZE_MAX_LIMIT = 1 << 30,
-    PROBE_TIMEOUT_MS = 1000, /* for whoever may be alive at the path to answer */
-    SOCKET_PATH_SIZE = sizeof(((struct sockaddr_un *)NULL)->sun_path), /* with the NUL */
-    SP_REQUEST_ID_SIZE = 4,
-};
 
 enum slot_state {
     SLOT_IDLE,
@@ -67,7 +52,6 @@ enum slot_state {
 
 struct slot {
     struct exchange exchange;
-    struct listener *listener;
     nng_ctx context;
     nng_aio *aio;
     nng_pipe pipe;       /* the connection of the request */
@@ -78,44 +62,24 @@ struct slot {
     _Atomic enum slot_state state;
 };
 
-struct listener {
+struct listener_nng {
+    struct listener base;
     nng_socket socket;
     bool socket_open;
-    listener_handler *handler;
-    void *handler_context;
-    uint32_t message_size_max;
-    uint32_t connection_count_max;
-    nng_duration send_timeout_ms;
 
     struct slot *slots; /* [slot_count], owned */
     uint32_t slot_count;
     uint32_t slots_open; /* of them, with a context and an aio */
-
-    /* Both sequentially consistent: a thread counts a request in and then asks whether requests are
-     * still taken; stopping says no and then looks at the count. One of the two sees the other. */
-    _Atomic bool accepting;
-    _Atomic uint64_t given_count; /* requests of the handler whose replies have not left */
-    struct doorbell returned;     /* rung when given_count falls while not accepting */
-
-    _Atomic uint64_t connections;
-    _Atomic uint64_t connections_total;
-    _Atomic uint64_t connections_refused;
-    _Atomic uint64_t requests_total;
-    _Atomic uint64_t bad_messages_total;
-    _Atomic uint64_t send_timeouts_total;
-    _Atomic uint64_t drops_total;
 };
 
-/* Counters are only ever looked at: no order is needed. */
-static void count(_Atomic uint64_t *counter)
+static struct listener_nng *listener_nng_of(struct listener *listener)
 {
-    atomic_fetch_add_explicit(counter, 1, memory_order_relaxed);
+    return container_of(listener, struct listener_nng, base);
 }
 
 static struct slot *slot_of(struct exchange *exchange)
 {
     struct slot *slot = container_of(exchange, struct slot, exchange);
-    assert(slot->listener != NULL);
     assert(atomic_load(&slot->state) == SLOT_SERVED); /* Answered twice? */
     assert(slot->request != NULL);
     return slot;
@@ -137,15 +101,9 @@ static void slot_receive(struct slot *slot)
 /* The request has been answered, or never will be. */
 static void slot_return(struct slot *slot)
 {
-    if (!slot->given) {
-        return;
-    }
-    slot->given = false;
-    struct listener *listener = slot->listener;
-    const uint64_t before = atomic_fetch_sub(&listener->given_count, 1);
-    assert(before > 0);
-    if (!atomic_load(&listener->accepting)) {
-        doorbell_ring(&listener->returned);
+    if (slot->given) {
+        slot->given = false;
+        listener_give_back(slot->exchange.listener);
     }
 }
 
@@ -157,30 +115,8 @@ static void slot_send(struct slot *slot)
     nng_aio_set_msg(slot->aio, slot->reply);
     slot->reply = NULL;
     atomic_store(&slot->state, SLOT_SENDING);
-    nng_aio_set_timeout(slot->aio, slot->listener->send_timeout_ms);
+    nng_aio_set_timeout(slot->aio, (nng_duration)slot->exchange.listener->options.send_timeout_ms);
     nng_ctx_send(slot->context, slot->aio);
-}
-
-static void slot_serve(struct slot *slot)
-{
-    struct listener *listener = slot->listener;
-    struct exchange *exchange = &slot->exchange;
-    enum result result;
-    if (!protocol_request_check(exchange->request, exchange->request_size,
-                                listener->message_size_max, &exchange->header, &result)) {
-        count(&listener->bad_messages_total);
-        exchange_reply_result(exchange, result, NULL);
-        return;
-    }
-    slot->given = true;
-    atomic_fetch_add(&listener->given_count, 1);
-    if (!atomic_load(&listener->accepting)) {
-        slot_return(slot);
-        exchange_reply_result(exchange, RESULT_SHUTTING_DOWN, NULL);
-        return;
-    }
-    count(&listener->requests_total);
-    listener->handler(listener->handler_context, exchange);
 }
 
 static void slot_received(struct slot *slot)
@@ -206,6 +142,7 @@ static void slot_received(struct slot *slot)
         slot_receive(slot);
         return;
     }
+    struct listener *listener = slot->exchange.listener;
     slot->request = request;
     slot->pipe = pipe;
     slot->exchange = (struct exchange){
@@ -214,10 +151,11 @@ static void slot_received(struct slot *slot)
         .peer_uid = (uint32_t)peer_uid,
         .peer_id = (uint32_t)nng_pipe_id(pipe),
         .received_ns = clock_monotonic_ns(&clock_system),
+        .listener = listener,
     };
-    assert(slot->exchange.request_size <= slot->listener->message_size_max);
+    assert(slot->exchange.request_size <= listener->options.message_size_max);
     atomic_store(&slot->state, SLOT_SERVED);
-    slot_serve(slot);
+    listener_serve(&slot->exchange, &slot->given);
 }
 
 static void slot_sent(struct slot *slot)
@@ -231,7 +169,7 @@ static void slot_sent(struct slot *slot)
         nng_msg_free(reply);
     }
     if (error == NNG_ETIMEDOUT) {
-        count(&slot->listener->send_timeouts_total);
+        listener_count(&slot->exchange.listener->send_timeouts_total);
         nng_pipe_close(slot->pipe);
     }
     slot_return(slot);
@@ -263,12 +201,10 @@ static void slot_event(void *context)
 /* ---- Replies -----------------------------------------------------------------------------------
  */
 
-uint8_t *exchange_reply_buffer(struct exchange *exchange, uint32_t size)
+static uint8_t *reply_buffer(struct exchange *exchange, uint32_t size)
 {
     struct slot *slot = slot_of(exchange);
     assert(slot->reply == NULL);
-    assert(size >= PROTOCOL_HEADER_SIZE);
-    assert(size <= slot->listener->message_size_max);
 
     if (nng_msg_alloc(&slot->reply, size) != 0) {
         slot->reply = NULL;
@@ -278,11 +214,10 @@ uint8_t *exchange_reply_buffer(struct exchange *exchange, uint32_t size)
     return nng_msg_body(slot->reply);
 }
 
-void exchange_send(struct exchange *exchange, uint32_t size)
+static void reply_send(struct exchange *exchange, uint32_t size)
 {
     struct slot *slot = slot_of(exchange);
     assert(slot->reply != NULL);
-    assert(size >= PROTOCOL_HEADER_SIZE);
     assert(size <= slot->reply_size);
 
     const int error = nng_msg_chop(slot->reply, slot->reply_size - size);
@@ -292,42 +227,13 @@ void exchange_send(struct exchange *exchange, uint32_t size)
     slot_send(slot);
 }
 
-void exchange_reply(struct exchange *exchange, const void *header, uint32_t header_size,
-                    const void *body, uint32_t body_size)
-{
-    assert(header_size == PROTOCOL_HEADER_SIZE);
-    assert(body != NULL || body_size == 0);
-
-    const uint32_t size = header_size + body_size;
-    uint8_t *reply = exchange_reply_buffer(exchange, size);
-    if (reply == NULL) {
-        exchange_drop(exchange);
-        return;
-    }
-    memcpy(reply, header, header_size);
-    if (body_size > 0) {
-        memcpy(reply + header_size, body, body_size);
-    }
-    exchange_send(exchange, size);
-}
-
-void exchange_reply_result(struct exchange *exchange, enum result result, const char *text)
-{
-    const char *body = text != NULL ? text : result_text(result);
-    const uint32_t body_size =
-        result == RESULT_OK ? 0 : (uint32_t)strnlen(body, WIRE_ERROR_TEXT_SIZE_MAX);
-    const struct reply_header header = protocol_reply_header(&exchange->header, result, body_size);
-    exchange_reply(exchange, &header, sizeof header, body, body_size);
-}
-
 /* The slot goes back through the callback of a send, like all others, so that whoever waits for the
  * last one in listener_drain knows that no thread of the server is still in here. The connection is
  * gone by then, and nng discards what is sent to it: the request's own message, emptied, which
  * costs no memory. */
-void exchange_drop(struct exchange *exchange)
+static void request_drop(struct exchange *exchange)
 {
     struct slot *slot = slot_of(exchange);
-    count(&slot->listener->drops_total);
     if (slot->reply != NULL) {
         nng_msg_free(slot->reply);
         slot->reply = NULL;
@@ -349,10 +255,10 @@ static void pipe_added(nng_pipe pipe, nng_pipe_ev event, void *context)
     assert(event == NNG_PIPE_EV_ADD_PRE);
     (void)event;
     struct listener *listener = context;
-    count(&listener->connections_total);
+    listener_count(&listener->connections_total);
     const uint64_t others = atomic_fetch_add(&listener->connections, 1);
-    if (others >= listener->connection_count_max) {
-        count(&listener->connections_refused);
+    if (others >= listener->options.connection_count_max) {
+        listener_count(&listener->connections_refused);
         nng_pipe_close(pipe);
     }
 }
@@ -365,90 +271,6 @@ static void pipe_removed(nng_pipe pipe, nng_pipe_ev event, void *context)
     struct listener *listener = context;
     const uint64_t before = atomic_fetch_sub(&listener->connections, 1);
     assert(before > 0);
-}
-
-/* Whether the directory that `path` names a file in is there and ours to write. */
-static enum status directory_check(const char *path, const char **reason)
-{
-    char directory[SOCKET_PATH_SIZE];
-    const char *slash = strrchr(path, '/');
-    const size_t size = slash == NULL ? 1 : slash == path ? 1 : (size_t)(slash - path);
-    memcpy(directory, slash == NULL ? "." : path, size);
-    directory[size] = 0;
-
-    struct stat stat_buffer;
-    if (stat(directory, &stat_buffer) != 0 || !S_ISDIR(stat_buffer.st_mode)) {
-        *reason = "the directory of the socket path does not exist: make it, or choose another";
-        return STATUS_NOT_FOUND;
-    }
-    if (access(directory, W_OK | X_OK) != 0) {
-        *reason = "this user may not make a socket in the directory of the socket path";
-        return STATUS_DENIED;
-    }
-    return STATUS_OK;
-}
-
-/* Asks, as a client would, whether anybody serves at `path`. A bare connect would tell as much, and
- * would stop the other daemon's accept loop if it were one without our repairs. */
-static bool somebody_answers(const char *path)
-{
-    struct client *client;
-    const enum client_status opened =
-        client_open(&(struct client_options){.socket_path = path,
-                                             .connect_timeout_ms = PROBE_TIMEOUT_MS,
-                                             .message_size_max =
-                                                 PROTOCOL_HEADER_SIZE + WIRE_ERROR_TEXT_SIZE_MAX},
-                    &client);
-    if (opened != CLIENT_OK) {
-        return opened != CLIENT_NOBODY && opened != CLIENT_NO_SOCKET;
-    }
-    struct client_reply reply;
-    const enum client_status asked =
-        client_call(client, OPERATION_PING, NULL, 0, PROBE_TIMEOUT_MS, &reply);
-    (void)asked; /* Whatever it says, or does not: it took our connection. */
-    client_close(client);
-    return true;
-}
-
-/* Makes sure that nothing, or only a dead socket of ours that is then removed, is at `path`. */
-static enum status path_prepare(const char *path, const char **reason)
-{
-    const size_t size = strlen(path);
-    if (size == 0 || size >= SOCKET_PATH_SIZE) {
-        *reason = "a socket path has 1 to 107 bytes: choose a shorter one";
-        return STATUS_INVALID;
-    }
-    const enum status status = directory_check(path, reason);
-    if (status != STATUS_OK) {
-        return status;
-    }
-    struct stat found;
-    if (lstat(path, &found) != 0) {
-        if (errno == ENOENT) {
-            return STATUS_OK;
-        }
-        *reason = "the socket path cannot be examined";
-        return STATUS_IO;
-    }
-    if (!S_ISSOCK(found.st_mode)) {
-        *reason =
-            "something that is not a socket is at the socket path, and is left alone: move it "
-            "away, or choose another path";
-        return STATUS_EXISTS;
-    }
-    if (found.st_uid != geteuid()) {
-        *reason = "a socket of another user is at the socket path, and is left alone";
-        return STATUS_EXISTS;
-    }
-    if (somebody_answers(path)) {
-        *reason = "another process serves on the socket path: stop it, or choose another path";
-        return STATUS_LOCKED;
-    }
-    if (unlink(path) != 0 && errno != ENOENT) {
-        *reason = "the socket that a dead daemon left cannot be removed";
-        return STATUS_DENIED;
-    }
-    return STATUS_OK;
 }
 
 static enum status status_of_nng(int error, const char **reason)
@@ -469,11 +291,11 @@ static enum status status_of_nng(int error, const char **reason)
     }
 }
 
-static int slots_open(struct listener *listener)
+static int slots_open(struct listener_nng *listener)
 {
     for (uint32_t i = 0; i < listener->slot_count; i++) {
         struct slot *slot = &listener->slots[i];
-        slot->listener = listener;
+        slot->exchange.listener = &listener->base;
         atomic_init(&slot->state, SLOT_IDLE);
         int error = nng_ctx_open(&slot->context, listener->socket);
         if (error != 0) {
@@ -490,7 +312,7 @@ static int slots_open(struct listener *listener)
 }
 
 /* 0 or nng's error. */
-static int socket_open(struct listener *listener, const char *path, uint32_t mode)
+static int socket_open(struct listener_nng *listener)
 {
     nng_repairs_pretend_one_processor(true);
     int error = nng_rep0_open(&listener->socket);
@@ -500,11 +322,11 @@ static int socket_open(struct listener *listener, const char *path, uint32_t mod
     }
     listener->socket_open = true;
 
-    error = nng_pipe_notify(listener->socket, NNG_PIPE_EV_ADD_PRE, pipe_added, listener);
+    error = nng_pipe_notify(listener->socket, NNG_PIPE_EV_ADD_PRE, pipe_added, &listener->base);
     if (error != 0) {
         return error;
     }
-    error = nng_pipe_notify(listener->socket, NNG_PIPE_EV_REM_POST, pipe_removed, listener);
+    error = nng_pipe_notify(listener->socket, NNG_PIPE_EV_REM_POST, pipe_removed, &listener->base);
     if (error != 0) {
         return error;
     }
@@ -512,8 +334,9 @@ static int socket_open(struct listener *listener, const char *path, uint32_t mod
     if (error != 0) {
         return error;
     }
+    const struct listener_options *options = &listener->base.options;
     char url[SOCKET_PATH_SIZE + 8];
-    const int url_size = snprintf(url, sizeof url, "ipc://%s", path);
+    const int url_size = snprintf(url, sizeof url, "ipc://%s", options->socket_path);
     assert(url_size > 0 && (size_t)url_size < sizeof url);
     nng_listener accept;
     error = nng_listener_create(&accept, listener->socket, url);
@@ -521,11 +344,11 @@ static int socket_open(struct listener *listener, const char *path, uint32_t mod
         return error;
     }
     error = nng_listener_set_size(accept, NNG_OPT_RECVMAXSZ,
-                                  listener->message_size_max + SP_REQUEST_ID_SIZE);
+                                  options->message_size_max + SP_REQUEST_ID_SIZE);
     if (error != 0) {
         return error;
     }
-    error = nng_listener_set_int(accept, NNG_OPT_IPC_PERMISSIONS, (int)mode);
+    error = nng_listener_set_int(accept, NNG_OPT_IPC_PERMISSIONS, (int)options->socket_mode);
     if (error != 0) {
         return error;
     }
@@ -536,7 +359,7 @@ static int socket_open(struct listener *listener, const char *path, uint32_t mod
 }
 
 /* Ends every operation, then what they stand on. */
-static void listener_close(struct listener *listener)
+static void listener_close(struct listener_nng *listener)
 {
     for (uint32_t i = 0; i < listener->slots_open; i++) {
         nng_aio_stop(listener->slots[i].aio);
@@ -555,107 +378,45 @@ static void listener_close(struct listener *listener)
     for (uint32_t i = 0; i < listener->slots_open; i++) {
         nng_aio_free(listener->slots[i].aio);
     }
-    assert(atomic_load(&listener->given_count) == 0);
-    doorbell_deinit(&listener->returned);
+    listener_deinit(&listener->base);
     memory_release(listener->slots, listener->slot_count * sizeof *listener->slots);
     memory_release(listener, sizeof *listener);
 }
 
-enum status listener_start(const struct listener_options *options, listener_handler *handler,
-                           void *context, struct listener **listener, const char **reason)
+static void nng_stop(struct listener *listener)
 {
-    assert(options->socket_path != NULL);
-    assert(handler != NULL);
-    *listener = NULL;
-    *reason = "";
+    listener_close(listener_nng_of(listener));
+}
 
-    const uint32_t slot_count =
-        options->exchange_count != 0 ? options->exchange_count : EXCHANGE_COUNT_DEFAULT;
-    const uint32_t send_timeout_ms =
-        options->send_timeout_ms != 0 ? options->send_timeout_ms : SEND_TIMEOUT_MS_DEFAULT;
-    const uint32_t mode = options->socket_mode != 0 ? options->socket_mode : SOCKET_MODE_DEFAULT;
-    if (options->message_size_max < PROTOCOL_HEADER_SIZE + WIRE_ERROR_TEXT_SIZE_MAX ||
-        options->message_size_max > MESSAGE_SIZE_MAX_LIMIT || slot_count > EXCHANGE_COUNT_MAX ||
-        send_timeout_ms > SEND_TIMEOUT_MS_MAX || mode > 0777) {
-        *reason = "a size, count, timeout or mode of the listener is out of range";
-        return STATUS_INVALID;
-    }
-    const enum status status = path_prepare(options->socket_path, reason);
-    if (status != STATUS_OK) {
-        return status;
-    }
-    struct listener *started = memory_acquire(sizeof *started);
+static const struct listener_ops nng_ops = {
+    .stop = nng_stop,
+    .reply_buffer = reply_buffer,
+    .send = reply_send,
+    .drop = request_drop,
+};
+
+enum status listener_nng_start(const struct listener_options *options, listener_handler *handler,
+                               void *context, struct listener **listener, const char **reason)
+{
+    struct listener_nng *started = memory_acquire(sizeof *started);
     if (started == NULL) {
         *reason = "not enough memory for the listener";
         return STATUS_NO_MEMORY;
     }
-    started->slots = memory_acquire(slot_count * sizeof *started->slots);
+    started->slots = memory_acquire(options->exchange_count * sizeof *started->slots);
     if (started->slots == NULL) {
         memory_release(started, sizeof *started);
         *reason = "not enough memory for the exchanges of the listener";
         return STATUS_NO_MEMORY;
     }
-    started->slot_count = slot_count;
-    started->handler = handler;
-    started->handler_context = context;
-    started->message_size_max = options->message_size_max;
-    started->connection_count_max = options->connection_count_max != 0
-                                        ? options->connection_count_max
-                                        : CONNECTION_COUNT_MAX_DEFAULT;
-    started->send_timeout_ms = (nng_duration)send_timeout_ms;
-    doorbell_init(&started->returned);
-    atomic_init(&started->accepting, true);
+    started->slot_count = options->exchange_count;
+    listener_init(&started->base, &nng_ops, options, handler, context);
 
-    const int error = socket_open(started, options->socket_path, mode);
+    const int error = socket_open(started);
     if (error != 0) {
         listener_close(started);
         return status_of_nng(error, reason);
     }
-    *listener = started;
+    *listener = &started->base;
     return STATUS_OK;
-}
-
-/* ---- Stop --------------------------------------------------------------------------------------
- */
-
-void listener_stop_accepting(struct listener *listener)
-{
-    atomic_store(&listener->accepting, false);
-}
-
-bool listener_drain(struct listener *listener, uint32_t timeout_ms)
-{
-    assert(!atomic_load(&listener->accepting));
-    const uint64_t deadline_ns = clock_monotonic_ns(&clock_system) + timeout_ms * UINT64_C(1000000);
-    for (;;) {
-        const uint64_t seen = doorbell_count(&listener->returned);
-        if (atomic_load(&listener->given_count) == 0) {
-            return true;
-        }
-        const uint64_t now_ns = clock_monotonic_ns(&clock_system);
-        if (now_ns >= deadline_ns) {
-            return false;
-        }
-        doorbell_wait(&listener->returned, seen, deadline_ns - now_ns);
-    }
-}
-
-void listener_stop(struct listener *listener)
-{
-    listener_stop_accepting(listener);
-    listener_close(listener);
-}
-
-void listener_stats_read(struct listener *listener, struct listener_stats *stats)
-{
-    *stats = (struct listener_stats){
-        .connections = atomic_load(&listener->connections),
-        .connections_total = atomic_load(&listener->connections_total),
-        .connections_refused = atomic_load(&listener->connections_refused),
-        .requests_total = atomic_load(&listener->requests_total),
-        .bad_messages_total = atomic_load(&listener->bad_messages_total),
-        .send_timeouts_total = atomic_load(&listener->send_timeouts_total),
-        .drops_total = atomic_load(&listener->drops_total),
-        .exchanges_busy = atomic_load(&listener->given_count),
-    };
 }

@@ -8,6 +8,7 @@
 /* Locks are taken in increasing rank, one per rank. This list is the lock hierarchy. */
 enum lock_rank {
     LOCK_RANK_NONE = 0,
+    LOCK_RANK_CONNECTION,
     LOCK_RANK_LISTENER,
     LOCK_RANK_REQUEST_QUEUE,
     LOCK_RANK_VERSION,

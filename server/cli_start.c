@@ -67,6 +67,9 @@ static void option_text(const struct config *config, enum config_key key, char *
     case CONFIG_SOCKET_MODE:
         snprintf(text, size, "%04" PRIo32, config->socket_mode);
         break;
+    case CONFIG_LISTENER:
+        snprintf(text, size, "%s", listener_kind_name(config->listener));
+        break;
     case CONFIG_WORKERS:
         snprintf(text, size, "%" PRIu32, config->workers);
         break;
@@ -134,7 +137,9 @@ static void print_plan(const struct config *config, const struct daemon_plan *pl
     }
     print_size("forest, in all", plan->forest.total_size, "");
     print_size("messages, at most", plan->message_size,
-               "requests x a request and a reply of the largest size");
+               config->listener == LISTENER_NATIVE
+                   ? "requests x a request and a reply of the largest size, and input buffers"
+                   : "requests x a request and a reply of the largest size");
     print_size("limit", plan->memory_limit,
                plan->memory_limit == 0 ? "unknown" : "of the container or the machine");
 
@@ -251,6 +256,7 @@ const struct cli_command command_start = {
         "  --plan [--json]          print configuration, memory and limits, and do not start\n"
         "  --socket PATH            Unix socket to serve on (FILE.sock)\n"
         "  --socket-mode OCTAL      permissions of the socket (0600)\n"
+        "  --listener nng|native    who speaks on the socket, with the same bytes (nng)\n"
         "  --workers N              compaction threads, 0 to 16 (processors - 1, at most 4)\n"
         "  --readers N              threads that read, 1 to 32 (2)\n"
         "  --cache SIZE             block cache, 4M to 1T (256M)\n"

@@ -22,6 +22,8 @@ const struct config_option config_options[CONFIG_KEY_COUNT] = {
     [CONFIG_SOCKET] = {"socket", "PATH", "", "Unix socket to serve on (FILE.sock)"},
     [CONFIG_SOCKET_MODE] = {"socket-mode", "OCTAL", "0600",
                             "permissions of the socket: who may connect"},
+    [CONFIG_LISTENER] = {"listener", "nng|native", "nng",
+                         "who speaks on the socket; clients see no difference"},
     [CONFIG_WORKERS] = {"workers", "N", "", "compaction threads, 0..16 (processors - 1, 1..4)"},
     [CONFIG_READERS] = {"readers", "N", "2", "threads that read, 1..32"},
     [CONFIG_CACHE] = {"cache", "SIZE", "256M", "block cache, 4M..1T"},
@@ -80,6 +82,12 @@ static enum status set_value(struct config *config, enum config_key key, const c
         config->socket_mode = (uint32_t)mode;
         return STATUS_OK;
     }
+    case CONFIG_LISTENER:
+        if (strcmp(value, "nng") != 0 && strcmp(value, "native") != 0) {
+            return refuse(error, key, value, "nng or native");
+        }
+        config->listener = strcmp(value, "nng") == 0 ? LISTENER_NNG : LISTENER_NATIVE;
+        return STATUS_OK;
     case CONFIG_WORKERS:
         return set_number(key, value, 0, WORKERS_MAX, &config->workers, error);
     case CONFIG_READERS:

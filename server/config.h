@@ -13,6 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "ipc/listener.h"
 #include "pool/log.h"
 #include "pool/status.h"
 
@@ -22,6 +23,7 @@ enum config_source { CONFIG_DEFAULT, CONFIG_FILE, CONFIG_ENVIRONMENT, CONFIG_FLA
 enum config_key {
     CONFIG_SOCKET,
     CONFIG_SOCKET_MODE,
+    CONFIG_LISTENER,
     CONFIG_WORKERS,
     CONFIG_READERS,
     CONFIG_CACHE,
@@ -45,8 +47,9 @@ extern const struct config_option config_options[CONFIG_KEY_COUNT];
 
 struct config {
     char data_path[PATH_MAX];
-    char socket_path[PATH_MAX];    /* default: data_path with ".sock" behind it */
-    uint32_t socket_mode;          /* permission bits */
+    char socket_path[PATH_MAX]; /* default: data_path with ".sock" behind it */
+    uint32_t socket_mode;       /* permission bits */
+    enum listener_kind listener;
     uint32_t workers;              /* threads that compact; 0 = inline */
     uint32_t readers;              /* threads that read, >= 1 */
     uint64_t cache_size;           /* bytes of the block cache */

@@ -97,13 +97,28 @@ static struct forest_options options_for(struct daemon *daemon)
     };
 }
 
+static struct listener_options listener_options_for(const struct daemon *daemon)
+{
+    const struct config *config = daemon->config;
+    return (struct listener_options){
+        .kind = config->listener,
+        .socket_path = config->socket_path,
+        .socket_mode = config->socket_mode,
+        .message_size_max = (uint32_t)daemon->plan.message_size_max,
+        .exchange_count = config->exchange_count,
+        .connection_count_max = config->connection_count_max,
+        .send_timeout_ms = config->send_timeout_ms,
+    };
+}
+
 static void plan_fill(struct daemon *daemon)
 {
     struct daemon_plan *plan = &daemon->plan;
     const struct forest_options options = options_for(daemon);
     forest_plan(&plan->geometry, &options, &plan->forest);
     plan->message_size_max = dispatch_message_size_max(&plan->geometry);
-    plan->message_size = 2 * plan->message_size_max * daemon->config->exchange_count;
+    const struct listener_options listener = listener_options_for(daemon);
+    plan->message_size = listener_memory_size(&listener);
     plan->total_size = plan->forest.total_size + plan->message_size;
     plan->memory_limit = memory_limit_read();
 }
@@ -275,14 +290,7 @@ static void on_request(void *context, struct exchange *exchange)
 static enum status start_listener(struct daemon *daemon)
 {
     const struct config *config = daemon->config;
-    const struct listener_options options = {
-        .socket_path = config->socket_path,
-        .socket_mode = config->socket_mode,
-        .message_size_max = (uint32_t)daemon->plan.message_size_max,
-        .exchange_count = config->exchange_count,
-        .connection_count_max = config->connection_count_max,
-        .send_timeout_ms = config->send_timeout_ms,
-    };
+    const struct listener_options options = listener_options_for(daemon);
     const char *why = NULL;
     const enum status status =
         listener_start(&options, on_request, daemon, &daemon->listener, &why);
@@ -416,7 +424,9 @@ static enum status start_and_serve(struct daemon *daemon)
     }
     daemon->dispatch.listener = daemon->listener;
     LOG_INFO("daemon.ready", log_text("file", daemon->config->data_path),
-             log_text("socket", daemon->config->socket_path), log_u64("pid", (uint64_t)getpid()));
+             log_text("socket", daemon->config->socket_path),
+             log_text("listener", listener_kind_name(daemon->config->listener)),
+             log_u64("pid", (uint64_t)getpid()));
 
     memory_forbid_allocation();
     serve(daemon);

@@ -20,9 +20,9 @@ struct daemon_plan {
     struct geometry geometry;
     struct forest_plan forest;
     uint64_t message_size_max; /* bytes of one message */
-    uint64_t message_size;     /* bytes of all messages in the daemon: a request and a reply each */
-    uint64_t total_size;       /* of the forest and the messages */
-    uint64_t memory_limit;     /* bytes: of the container or the machine; 0 = unknown */
+    uint64_t message_size; /* bytes of all messages in the daemon, as listener_memory_size says */
+    uint64_t total_size;   /* of the forest and the messages */
+    uint64_t memory_limit; /* bytes: of the container or the machine; 0 = unknown */
 };
 
 /* Reads the geometry from the data file, under a shared lock. On failure `reason`

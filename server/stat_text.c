@@ -129,11 +129,15 @@ static void write_requests(struct json_writer *writer, struct dispatch *dispatch
     json_object_end(writer);
 
     json_object_begin(writer, "listener");
+    write_text(writer, "kind", listener_kind_name(dispatch->config->listener));
     json_u64(writer, "connections", listener.connections);
     json_u64(writer, "connections_total", listener.connections_total);
     json_u64(writer, "connections_refused", listener.connections_refused);
     json_u64(writer, "bad_messages", listener.bad_messages_total);
+    json_u64(writer, "bad_frames", listener.bad_frames_total);
     json_u64(writer, "send_timeouts", listener.send_timeouts_total);
+    json_u64(writer, "receive_timeouts", listener.receive_timeouts_total);
+    json_u64(writer, "accept_errors", listener.accept_errors_total);
     json_u64(writer, "drops", listener.drops_total);
     json_u64(writer, "exchanges_busy", listener.exchanges_busy);
     json_u64(writer, "exchanges_max", dispatch->config->exchange_count);

@@ -32,6 +32,23 @@
 
 #define UNUSED_OK __attribute__((unused))
 
+/* Which listener daemons have: of each test, one runs with nng's and one with our own. */
+static enum listener_kind daemon_kind;
+
+#define TEST_BOTH(suite, name, ...)                                                                \
+    static void suite##_##name(void);                                                              \
+    Test(suite##_nng, name, ##__VA_ARGS__)                                                         \
+    {                                                                                              \
+        daemon_kind = LISTENER_NNG;                                                                \
+        suite##_##name();                                                                          \
+    }                                                                                              \
+    Test(suite##_native, name, ##__VA_ARGS__)                                                      \
+    {                                                                                              \
+        daemon_kind = LISTENER_NATIVE;                                                             \
+        suite##_##name();                                                                          \
+    }                                                                                              \
+    static void suite##_##name(void)
+
 enum { DAEMON_MESSAGE_SIZE_MAX = PROTOCOL_HEADER_SIZE + (1 << 20) };
 
 struct daemon {
@@ -181,6 +198,7 @@ UNUSED_OK static void daemon_start_with(struct daemon *daemon, struct listener_o
     daemon->held = NULL;
     daemon->held_count = 0;
     daemon->stopping = false;
+    options.kind = daemon_kind;
     options.socket_path = daemon->path;
     if (options.message_size_max == 0) {
         options.message_size_max = DAEMON_MESSAGE_SIZE_MAX;

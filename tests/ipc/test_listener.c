@@ -13,7 +13,8 @@
 static struct daemon daemon_under_test;
 static struct daemon *const d = &daemon_under_test;
 
-TestSuite(listener, .timeout = 120);
+TestSuite(listener_nng, .timeout = 120);
+TestSuite(listener_native, .timeout = 120);
 
 static void call_echo(struct client *client, uint32_t size)
 {
@@ -45,7 +46,7 @@ static uint64_t busy(const struct listener_stats *stats)
     return stats->exchanges_busy;
 }
 
-Test(listener, requests_of_every_size_come_back)
+TEST_BOTH(listener, requests_of_every_size_come_back)
 {
     daemon_start(d);
     struct client *client = daemon_client(d);
@@ -73,7 +74,7 @@ Test(listener, requests_of_every_size_come_back)
     daemon_end(d);
 }
 
-Test(listener, many_in_flight_are_each_answered_once)
+TEST_BOTH(listener, many_in_flight_are_each_answered_once)
 {
     enum { IN_FLIGHT = 100, ROUNDS = 30 };
     daemon_start(d);
@@ -100,7 +101,7 @@ Test(listener, many_in_flight_are_each_answered_once)
     daemon_end(d);
 }
 
-Test(listener, a_handler_may_answer_at_once)
+TEST_BOTH(listener, a_handler_may_answer_at_once)
 {
     daemon_start(d);
     struct client *client = daemon_client(d);
@@ -114,7 +115,7 @@ Test(listener, a_handler_may_answer_at_once)
     daemon_end(d);
 }
 
-Test(listener, a_dropped_request_costs_the_connection_only)
+TEST_BOTH(listener, a_dropped_request_costs_the_connection_only)
 {
     daemon_start(d);
     struct client *other = daemon_client(d);
@@ -134,7 +135,7 @@ Test(listener, a_dropped_request_costs_the_connection_only)
 }
 
 /* nng would start two for each processor; see nng_repairs.h. */
-Test(listener, task_threads_of_nng_are_two)
+Test(listener_nng, task_threads_of_nng_are_two)
 {
     daemon_start(d);
     cr_assert(daemon_serves(d));
@@ -156,7 +157,7 @@ Test(listener, task_threads_of_nng_are_two)
     daemon_end(d);
 }
 
-Test(listener, the_repairs_leave_files_alone)
+Test(listener_nng, the_repairs_leave_files_alone)
 {
     const int fd = open("/dev/null", O_RDONLY);
     uint8_t byte;
@@ -178,7 +179,7 @@ Test(listener, the_repairs_leave_files_alone)
  */
 
 /* nng issue 1518: one such peer ended the accept loop. */
-Test(listener, peers_that_connect_and_close_do_not_stop_it)
+TEST_BOTH(listener, peers_that_connect_and_close_do_not_stop_it)
 {
     daemon_start(d);
     struct client *client = daemon_client(d);
@@ -286,18 +287,18 @@ static void clients_die(uint32_t rounds, uint32_t in_flight, const uint8_t *comm
     daemon_end(d);
 }
 
-Test(listener, clients_killed_with_small_requests_in_flight_are_cleared_away)
+TEST_BOTH(listener, clients_killed_with_small_requests_in_flight_are_cleared_away)
 {
     clients_die(40, 8, (const uint8_t *)"e", 1);
 }
 
-Test(listener, clients_killed_while_large_replies_are_sent_are_cleared_away)
+TEST_BOTH(listener, clients_killed_while_large_replies_are_sent_are_cleared_away)
 {
     static const uint8_t command[5] = {'r', 0, 0, 16, 0}; /* 1 MiB */
     clients_die(15, 1, command, sizeof command);
 }
 
-Test(listener, clients_killed_with_several_large_replies_due_are_cleared_away)
+TEST_BOTH(listener, clients_killed_with_several_large_replies_due_are_cleared_away)
 {
     static const uint8_t command[5] = {'r', 0, 0, 8, 0}; /* 512 KiB */
     clients_die(15, 6, command, sizeof command);
@@ -306,7 +307,7 @@ Test(listener, clients_killed_with_several_large_replies_due_are_cleared_away)
 /* ---- Peers that misbehave ----------------------------------------------------------------------
  */
 
-Test(listener, a_peer_that_does_not_read_loses_its_connection_not_others)
+TEST_BOTH(listener, a_peer_that_does_not_read_loses_its_connection_not_others)
 {
     daemon_directory(d);
     daemon_start_with(d, (struct listener_options){.exchange_count = 8, .send_timeout_ms = 200});
@@ -337,7 +338,7 @@ Test(listener, a_peer_that_does_not_read_loses_its_connection_not_others)
     daemon_end(d);
 }
 
-Test(listener, malformed_messages_are_answered_by_name)
+TEST_BOTH(listener, malformed_messages_are_answered_by_name)
 {
     daemon_start(d);
     const int fd = raw_greeted(d->path);
@@ -388,7 +389,7 @@ Test(listener, malformed_messages_are_answered_by_name)
     daemon_end(d);
 }
 
-Test(listener, a_message_over_the_limit_costs_its_sender_the_connection)
+TEST_BOTH(listener, a_message_over_the_limit_costs_its_sender_the_connection)
 {
     daemon_start(d);
     struct client *client = daemon_client(d);
@@ -411,7 +412,7 @@ Test(listener, a_message_over_the_limit_costs_its_sender_the_connection)
     daemon_end(d);
 }
 
-Test(listener, noise_is_survived)
+TEST_BOTH(listener, noise_is_survived)
 {
     daemon_start(d);
     struct client *client = daemon_client(d);
@@ -452,7 +453,7 @@ Test(listener, noise_is_survived)
     daemon_end(d);
 }
 
-Test(listener, connections_over_the_cap_are_closed)
+TEST_BOTH(listener, connections_over_the_cap_are_closed)
 {
     daemon_directory(d);
     daemon_start_with(d, (struct listener_options){.connection_count_max = 3});
@@ -487,10 +488,10 @@ static enum status start_at(const char *path)
 {
     struct listener *listener;
     const char *reason;
-    const enum status status =
-        listener_start(&(struct listener_options){.socket_path = path,
-                                                  .message_size_max = DAEMON_MESSAGE_SIZE_MAX},
-                       daemon_handle, d, &listener, &reason);
+    const enum status status = listener_start(
+        &(struct listener_options){
+            .kind = daemon_kind, .socket_path = path, .message_size_max = DAEMON_MESSAGE_SIZE_MAX},
+        daemon_handle, d, &listener, &reason);
     cr_assert(reason != NULL);
     if (status == STATUS_OK) {
         listener_stop(listener);
@@ -501,7 +502,7 @@ static enum status start_at(const char *path)
     return status;
 }
 
-Test(listener, a_second_daemon_is_refused_and_the_first_unharmed)
+TEST_BOTH(listener, a_second_daemon_is_refused_and_the_first_unharmed)
 {
     daemon_start(d);
     struct client *client = daemon_client(d);
@@ -514,7 +515,7 @@ Test(listener, a_second_daemon_is_refused_and_the_first_unharmed)
     daemon_end(d);
 }
 
-Test(listener, whoever_listens_without_a_word_is_left_alone_too)
+TEST_BOTH(listener, whoever_listens_without_a_word_is_left_alone_too)
 {
     daemon_directory(d);
     const int fd = socket(AF_UNIX, SOCK_STREAM, 0);
@@ -532,7 +533,7 @@ Test(listener, whoever_listens_without_a_word_is_left_alone_too)
     daemon_end(d);
 }
 
-Test(listener, what_is_not_a_socket_is_never_removed)
+TEST_BOTH(listener, what_is_not_a_socket_is_never_removed)
 {
     daemon_directory(d);
     const int fd = open(d->path, O_CREAT | O_WRONLY, 0600);
@@ -557,7 +558,7 @@ Test(listener, what_is_not_a_socket_is_never_removed)
     cr_assert(rmdir(d->directory) == 0);
 }
 
-Test(listener, paths_that_cannot_be_are_named)
+TEST_BOTH(listener, paths_that_cannot_be_are_named)
 {
     daemon_directory(d);
     char path[256];
@@ -588,7 +589,7 @@ Test(listener, paths_that_cannot_be_are_named)
     cr_assert(rmdir(d->directory) == 0);
 }
 
-Test(listener, the_socket_has_the_mode_it_was_given)
+TEST_BOTH(listener, the_socket_has_the_mode_it_was_given)
 {
     daemon_start(d);
     struct stat found;
@@ -601,7 +602,7 @@ Test(listener, the_socket_has_the_mode_it_was_given)
     daemon_end(d);
 }
 
-Test(listener, options_out_of_range_are_refused)
+TEST_BOTH(listener, options_out_of_range_are_refused)
 {
     daemon_directory(d);
     struct listener *listener;
@@ -623,7 +624,7 @@ Test(listener, options_out_of_range_are_refused)
 /* ---- Stopping ----------------------------------------------------------------------------------
  */
 
-Test(listener, stopping_answers_what_it_has_and_refuses_what_comes)
+TEST_BOTH(listener, stopping_answers_what_it_has_and_refuses_what_comes)
 {
     daemon_start(d);
     struct client *client = daemon_client(d);
@@ -687,7 +688,7 @@ static void *stream_run(void *context)
 }
 
 /* nng_close hung here in every run, within 170 rounds, before the repair. */
-Test(listener, stopping_with_traffic_in_flight_does_not_hang)
+TEST_BOTH(listener, stopping_with_traffic_in_flight_does_not_hang)
 {
     enum { STREAM_COUNT = 2, ROUNDS = 60 };
     daemon_directory(d);
@@ -723,7 +724,7 @@ Test(listener, stopping_with_traffic_in_flight_does_not_hang)
     cr_assert(rmdir(d->directory) == 0);
 }
 
-Test(listener, stopping_while_the_server_holds_a_request_is_a_bug, .signal = SIGABRT)
+TEST_BOTH(listener, stopping_while_the_server_holds_a_request_is_a_bug, .signal = SIGABRT)
 {
     daemon_start(d);
     struct client *client = daemon_client(d);
@@ -741,14 +742,15 @@ static void answer_twice(void *context, struct exchange *exchange)
     exchange_reply_result(exchange, RESULT_BUSY, NULL);
 }
 
-Test(listener, answering_twice_is_a_bug, .signal = SIGABRT)
+TEST_BOTH(listener, answering_twice_is_a_bug, .signal = SIGABRT)
 {
     daemon_directory(d);
     struct listener *listener;
     const char *reason;
-    cr_assert(listener_start(
-                  &(struct listener_options){.socket_path = d->path, .message_size_max = 1 << 20},
-                  answer_twice, NULL, &listener, &reason) == STATUS_OK);
+    cr_assert(listener_start(&(struct listener_options){.kind = daemon_kind,
+                                                        .socket_path = d->path,
+                                                        .message_size_max = 1 << 20},
+                             answer_twice, NULL, &listener, &reason) == STATUS_OK);
     struct client *client = daemon_client(d);
     unlink(d->path);
     rmdir(d->directory);

@@ -133,6 +133,17 @@ Test(config, wrong_variables_are_named)
     cr_assert_not_null(strstr(error, "HOLT_CACHE"), "%s", error);
 }
 
+Test(config, the_listener_has_two_names)
+{
+    config_init(&config);
+    cr_assert_eq(config_set(&config, CONFIG_LISTENER, "native", CONFIG_FLAG, error), STATUS_OK);
+    cr_assert_eq(config.listener, LISTENER_NATIVE);
+    cr_assert_eq(config_set(&config, CONFIG_LISTENER, "nng", CONFIG_FLAG, error), STATUS_OK);
+    cr_assert_eq(config.listener, LISTENER_NNG);
+    cr_assert_str_eq(listener_kind_name(LISTENER_NATIVE), "native");
+    cr_assert_str_eq(listener_kind_name(LISTENER_NNG), "nng");
+}
+
 Test(config, wrong_values_are_refused)
 {
     static const struct {
@@ -143,6 +154,7 @@ Test(config, wrong_values_are_refused)
         {"cache", "1M"},       {"cache", "1P"},         {"cache", "-5M"},
         {"cache", ""},         {"socket", ""},          {"socket-mode", "8"},
         {"socket-mode", "0"},  {"socket-mode", "1777"}, {"log-format", "xml"},
+        {"listener", "zmq"},   {"listener", ""},        {"listener", "nng "},
         {"log-level", "loud"}, {"requests", "1e3"},     {"reads", "99999999999999999999"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {

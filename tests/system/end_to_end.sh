@@ -7,6 +7,8 @@ CSV=$REPOSITORY/data/cities.csv
 ROWS=$(($(python3 -c 'import csv, sys; print(sum(1 for _ in csv.reader(open(sys.argv[1]))))' \
     "$CSV") - 1))
 BATCH=500
+# The daemons take turns with them, or all have HOLT_LISTENER's.
+read -ra LISTENERS <<<"${HOLT_LISTENER:-native nng}"
 
 field() { python3 -c 'import json, sys; print(json.load(sys.stdin)[sys.argv[1]])' "$1"; }
 # Counts per value of a column of the CSV, as "VALUE COUNT" lines.
@@ -21,7 +23,7 @@ for value, count in sorted(collections.Counter(r[sys.argv[2]] for r in rows).ite
 
 # Small blocks have small bars: three imports then take the store through checkpoints and compaction.
 "$HOLT" format a.holt --block-size 8K >/dev/null
-daemon_start a.holt
+daemon_start a.holt --listener "${LISTENERS[0]}"
 export HOLT_SOCKET=$WORK/a.holt.sock
 "$HOLT" create cities 'name text<100>, lat f64, lng f64, country text<2>, admin1 text<8>,
     admin2 text<32>, index country, index by_admin (country, admin1), index name' >/dev/null
@@ -62,7 +64,7 @@ for round in 1 2 3; do
     esac
     acknowledged=$(field acknowledged <import.json)
 
-    daemon_start a.holt
+    daemon_start a.holt --listener "${LISTENERS[round % ${#LISTENERS[@]}]}"
     recovered=$(($("$HOLT" count cities) - base))
     if [ "$recovered" -ge "$acknowledged" ]; then
         ok "round $round: what was acknowledged is there"

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Goal: whenever a daemon under load is killed, all that it acknowledged is there afterwards, each
 # write wholly or not at all, and what was removed stays removed. kill_client.c writes, kills and
-# compares; here daemons are started, with 0 to 4 workers, and some are killed again while they
-# recover. Every tenth time `holt verify` looks at the file as the kill left it.
+# compares; here daemons are started, with 0 to 4 workers and either listener, and some are killed
+# again while they recover. Every tenth time `holt verify` looks at the file as the kill left it.
 #
-# KILLS=1000 for a long campaign, SEED=n for the same choices again (moments are never the same).
+# HOLT_LISTENER=nng or native for that one only. KILLS=1000 for a long campaign, SEED=n for the same choices again (moments are never the same).
 # A failure keeps the directory with the data file and the logs.
 . "$(dirname "$0")/common.sh"
 
@@ -31,8 +31,10 @@ fail()
 
 daemon_start_any()
 {
+    local listeners=(nng native)
     WORKERS=$((1 << RANDOM % 4 >> 1)) # 0, 1, 2, 4
-    "$HOLT" start $FILE --cache 8M --workers $WORKERS 2>>daemon.log &
+    LISTENER=${HOLT_LISTENER:-${listeners[RANDOM % 2]}}
+    "$HOLT" start $FILE --cache 8M --workers $WORKERS --listener "$LISTENER" 2>>daemon.log &
     DAEMON=$!
 }
 
@@ -89,7 +91,7 @@ for ((round = 1; round <= KILLS; round++)); do
     daemon_start_any
     daemon_wait_ready "kill $round"
     ask "kill $round" check
-    ok "kill $round: $written writes, $unanswered unanswered, $ANSWER objects, $WORKERS workers"
+    ok "kill $round: $written writes, $unanswered unanswered, $ANSWER objects, $WORKERS workers, $LISTENER"
 done
 
 "$HOLT" stat --json --socket $FILE.sock >stat.json
