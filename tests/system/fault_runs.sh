@@ -1,0 +1,161 @@
+#!/usr/bin/env bash
+# Goal: whatever becomes of the disk or of the process in the middle of a system call, the daemon keeps
+# its promises to its clients: what was acknowledged is there, wholly, once, and no read ever saw
+# anything that a good store could not have shown. A failed write or sync of the journal or the
+# superblock ends the daemon with its own exit code and no reply after it.
+#
+# Each run starts a daemon on the file as the run before left it, under fault_run: it is killed before,
+# behind or in the middle of a counted call, or the call fails; in most runs what was not synced is
+# then lost, kept or torn, as when the power goes. Clients write and read meanwhile; all that they see
+# in all runs is one history, and history_client checks it whole. The fault often meets recovery.
+#
+# RUNS=1000 for a long campaign, SEED=n for the same choices again (moments are never quite the same).
+# A failure keeps the directory with the data file, the history and the logs.
+. "$(dirname "$0")/common.sh"
+
+RUNS=${RUNS:-90}
+SEED=${SEED:-$(date +%s)}
+LOAD_MS=${LOAD_MS:-300}
+TOOLS=${HOLT_TOOLS:-$(dirname "$HOLT")}
+FILE=a.holt
+LAUNCHER=
+RANDOM=$((SEED % 32768))
+printf '# SEED=%d RUNS=%d\n' "$SEED" "$RUNS"
+
+# POINT ACTION, the highest count at which it strikes, what then happens to unsynced writes (cut:
+# random; lose: all is lost; -: nothing), and the exit code.
+KINDS=(
+    'journal-write kill-before 40 cut 137' 'journal-write kill-after 40 lose 137'
+    'journal-write kill-torn 40 cut 137'   'sync kill-before 40 lose 137'
+    'sync kill-after 40 lose 137'          'reply kill-before 100 lose 137'
+    'reply kill-after 100 lose 137'        'grid-write kill-before 15 cut 137'
+    'grid-write kill-torn 15 cut 137'      'superblock-write kill-before 4 cut 137'
+    'superblock-write kill-after 4 lose 137' 'superblock-write kill-torn 4 cut 137'
+    'any kill-before 200 - 137'            'any kill-after 400 cut 137'
+    'sync eio 40 lose 74'                  'sync eio 40 cut 74'
+    'journal-write eio 40 cut 74'          'journal-write torn-eio 40 cut 74'
+    'journal-write enospc 40 lose 73'      'superblock-write eio 4 cut 74'
+    'superblock-write torn-eio 4 cut 74'   'grid-write eio 15 cut any'
+    'grid-write enospc 15 cut any'         'journal-read eio 60 - any'
+    'grid-read eio 30 cut any'             'superblock-read eio 5 - any'
+    'storm' 'storm cut'
+)
+
+# Whatever is wrong ends the test: what follows would only hide where it began.
+fail()
+{
+    not_ok "$@"
+    printf '# SEED=%d; all is kept in %s\n' "$SEED" "$WORK"
+    tail -n 20 daemon.log client.log 2>/dev/null | sed 's/^/    /'
+    trap - EXIT
+    [ -z "$LAUNCHER" ] || kill -KILL "$LAUNCHER"
+    exit 1
+}
+trap '[ -z "$LAUNCHER" ] || kill -KILL "$LAUNCHER" 2>/dev/null; cleanup' EXIT
+
+# launch [fault_run's options]: a daemon, traced; waits until it answers or is gone.
+launch()
+{
+    rm -f pid
+    "$TOOLS/fault_run" --file $FILE --pid pid --report report "$@" -- \
+        "$HOLT" start $FILE --cache 8M --workers $((RANDOM % 3)) 2>>daemon.log &
+    LAUNCHER=$!
+    until timeout 3 "$HOLT" ping --socket $FILE.sock >/dev/null 2>&1; do
+        kill -0 $LAUNCHER 2>/dev/null || return 1
+        read -r -t 0.02 <>"$WORK/never" || true
+    done
+}
+
+# Stops the daemon if it still runs. $CODE is its exit code.
+landed()
+{
+    [ ! -s pid ] || kill -TERM "$(cat pid)" 2>/dev/null
+    CODE=0
+    wait "$LAUNCHER" || CODE=$?
+    LAUNCHER=
+    [ $CODE != 99 ] || fail "$1: the faults themselves"
+}
+
+reported() { awk -v name="$1" '$1 == name {print $2}' report; }
+
+mkfifo never
+"$HOLT" format $FILE --block-size 4K >/dev/null
+launch || fail "the first start"
+landed "the first start"
+if [ $CODE = 0 ] && [ "$(reported any)" -gt 0 ]; then
+    ok "calls can be counted here"
+else
+    fail "calls can be counted here" "exit code $CODE" "$(cat report)"
+fi
+launch || fail "the second start"
+"$HOLT" create cells 'key u32, grp u32, value u64, filler bytes<80>, index by_group (grp)' \
+    --socket $FILE.sock >/dev/null || fail "a groove"
+landed "a groove"
+
+declare -A fired_runs
+fired_total=0
+for ((run = 1; run <= RUNS; run++)); do
+    kind=${KINDS[(run - 1) % ${#KINDS[@]}]}
+    options=()
+    expected=0
+    read -r point action count_max cut code <<<"$kind"
+    if [ "$point" = storm ]; then
+        options+=(--storm $((RANDOM + 1)))
+        cut=$action
+    else
+        options+=(--fault "$point:$((RANDOM % count_max + 1))$([[ $point == *-read ]] && echo +):$action")
+        expected=$code
+    fi
+    case $cut in
+    cut) options+=(--power-cut $((RANDOM + 1))) ;;
+    lose) options+=(--power-cut 0) ;;
+    esac
+    name="run $run: ${options[*]}"
+
+    # Checkpoints are rarer than all else.
+    load_ms=$LOAD_MS
+    [[ $point != superblock-write ]] || load_ms=$((LOAD_MS * 8))
+
+    seen="not answering"
+    launch "${options[@]}" &&
+        { seen=$("$TOOLS/history_client" load $FILE.sock history $run $load_ms 2>>client.log) ||
+            fail "$name" "$seen"; }
+    landed "$name"
+    fired=$(($(reported fired) + $(reported interrupted)))
+    if [ "$fired" = 0 ]; then
+        expected=0
+    else
+        fired_total=$((fired_total + 1))
+        fired_runs[$point-$action]=1
+    fi
+    # A read that fails, or a block that is not written, is met or contained; but there are no other
+    # ways to end than these.
+    case $expected:$CODE in
+    any:0 | any:73 | any:74 | any:76) ;;
+    *) [ "$CODE" = "$expected" ] || fail "$name" "exit code $CODE, not $expected; $seen" ;;
+    esac
+    verdict=$("$TOOLS/history_client" check history) || fail "$name" "$verdict"
+    if [ $((run % 15)) = 0 ]; then
+        "$HOLT" verify $FILE >verify.log 2>&1 || fail "$name: the file" "$(cat verify.log)"
+    fi
+    ok "$name: $(reported fired) fired, exit $CODE; $seen; $(reported lost) of $(($(reported lost) +
+        $(reported kept))) unsynced writes lost"
+done
+
+launch || fail "the last start"
+"$TOOLS/history_client" final $FILE.sock history 2>>client.log || fail "everything can be read"
+"$HOLT" stat --json --socket $FILE.sock >stat.json
+landed "the last start"
+same "a clean stop" $CODE 0
+verdict=$("$TOOLS/history_client" check history) || fail "the history of all runs" "$verdict"
+ok "the history of all runs: $verdict"
+expect "verify" 0 "no problems" "$HOLT" verify $FILE
+same "there were checkpoints" \
+    "$(python3 -c 'import json; print(json.load(open("stat.json"))["checkpoint"]["op"] > 0)')" True
+if [ $((fired_total * 2)) -ge "$RUNS" ]; then
+    ok "most faults struck"
+else
+    fail "most faults struck" "$fired_total of $RUNS"
+fi
+printf '# %d runs, %d faults struck, of %d kinds\n' "$RUNS" $fired_total ${#fired_runs[@]}
+exit $FAILED
