@@ -13,7 +13,7 @@
 # A failure keeps the directory with the data file, the history and the logs.
 . "$(dirname "$0")/common.sh"
 
-RUNS=${RUNS:-90}
+RUNS=${RUNS:-84}
 SEED=${SEED:-$(date +%s)}
 LOAD_MS=${LOAD_MS:-300}
 TOOLS=${HOLT_TOOLS:-$(dirname "$HOLT")}
@@ -138,7 +138,7 @@ for ((run = 1; run <= RUNS; run++)); do
     if [ $((run % 15)) = 0 ]; then
         "$HOLT" verify $FILE >verify.log 2>&1 || fail "$name: the file" "$(cat verify.log)"
     fi
-    ok "$name: $(reported fired) fired, exit $CODE; $seen; $(reported lost) of $(($(reported lost) +
+    ok "$name: struck $fired times, exit $CODE; $seen; $(reported lost) of $(($(reported lost) +
         $(reported kept))) unsynced writes lost"
 done
 
