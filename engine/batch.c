@@ -243,6 +243,32 @@ static bool write_fits(struct batch *batch, const struct write_needs *needs)
     return true;
 }
 
+enum request_space request_space(enum request_kind kind, const uint8_t *body, uint32_t size)
+{
+    switch (kind) {
+    case REQUEST_KIND_GROOVE_DROP:
+    case REQUEST_KIND_GROOVE_FORGET:
+    case REQUEST_KIND_IDLE:
+        return REQUEST_SPACE_NONE;
+    case REQUEST_KIND_GROOVE_CREATE:
+        return REQUEST_SPACE_WRITE;
+    case REQUEST_KIND_WRITE:
+        break;
+    }
+    uint64_t at = 0;
+    while (size - at >= sizeof(struct event_section)) {
+        struct event_section section;
+        memcpy(&section, body + at, sizeof section);
+        const uint64_t payloads = (uint64_t)section.event_count * ID_SIZE;
+        if (section.event_type != EVENT_TYPE_REMOVE ||
+            payloads > size - at - sizeof(struct event_section)) {
+            return REQUEST_SPACE_WRITE;
+        }
+        at += sizeof section + payloads;
+    }
+    return at == size ? REQUEST_SPACE_REMOVE : REQUEST_SPACE_WRITE;
+}
+
 /* ---- Adding ------------------------------------------------------------------------------------
  */
 
@@ -318,6 +344,7 @@ enum batch_admission batch_add(struct batch *batch, const struct catalog *catalo
         .body = batch->buffer + batch->size + BATCH_REQUEST_HEADER_SIZE,
         .context = context,
         .internal = internal,
+        .space = request_space(kind, body, size),
     };
     *request->header = (struct batch_request_header){
         .size = size,

@@ -31,11 +31,19 @@ struct batch_request_header {
 static_assert(sizeof(struct batch_request_header) == BATCH_REQUEST_HEADER_SIZE, "on disk");
 enum { BATCH_FLAG_REFUSED = 1 };
 
+/* What a request does to the room in the file. */
+enum request_space {
+    REQUEST_SPACE_NONE,   /* takes none, and may give some back: drops, and what the engine makes */
+    REQUEST_SPACE_REMOVE, /* only removes: tombstones take room before any comes back */
+    REQUEST_SPACE_WRITE,
+};
+
 struct batch_request {
     struct batch_request_header *header; /* in the entry */
     const uint8_t *body;
     void *context;
     bool internal; /* made by the engine: nobody waits for it */
+    enum request_space space;
     enum request_result result;
     uint64_t commit;
     uint64_t timestamp;
@@ -111,6 +119,9 @@ MUST_CHECK enum status batch_decode(struct batch *batch, const struct catalog *c
 /* Once the catalog is what it will be when the batch executes: events and groups. Requests that can
  * no longer be done (their groove is gone, their name is taken) are refused. */
 void batch_resolve(struct batch *batch, const struct catalog *catalog);
+
+/* Of a body that need not make sense. */
+enum request_space request_space(enum request_kind kind, const uint8_t *body, uint32_t size);
 
 static inline bool batch_request_refused(const struct batch_request *request)
 {

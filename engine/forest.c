@@ -580,6 +580,9 @@ void forest_reset(struct forest *forest)
     forest->progress = FOREST_PROGRESS_NONE;
     forest->read_only = false;
     forest->full = false;
+    forest->low = false;
+    forest->purge = false;
+    forest->space = (struct forest_space){0};
     forest->gathering = NULL;
     forest->preparing = NULL;
     forest->committing = NULL;
@@ -668,6 +671,7 @@ void forest_stats(struct forest *forest, struct forest_stats *stats)
         .blocks_released = forest->free_set.released_count + forest->free_set.releasing_count,
         .blocks_grown = atomic_load(&forest->grid.block_count),
         .blocks_max = forest->geometry.block_count_max,
+        .blocks_kept = forest->phase == FOREST_READY ? forest_space_kept(forest) : 0,
         .blocks_written = atomic_load(&forest->grid.blocks_written),
         .blocks_read = atomic_load(&forest->grid.blocks_read),
         .tables_max = table_count_max_of(&forest->geometry),
@@ -683,6 +687,7 @@ void forest_stats(struct forest *forest, struct forest_stats *stats)
         .memory_plan = memory_acquired_size(),
         .read_only = forest->read_only,
         .full = forest->full,
+        .low = forest->low,
     };
     struct block_cache_stats cache;
     block_cache_stats_read(&forest->grid.cache, &cache);

@@ -205,6 +205,7 @@ struct forest_stats {
     uint64_t superblock_sequence;
     uint64_t journal_used, journal_size, journal_bytes_written, journal_entries;
     uint64_t blocks_acquired, blocks_released, blocks_grown, blocks_max; /* grid */
+    uint64_t blocks_kept; /* from writes, for merges and removes: with fewer, they are refused */
     uint64_t blocks_written, blocks_read;
     uint64_t cache_hits, cache_misses, cache_blocks;
     uint64_t tables, tables_max, tables_by_level[LEVEL_COUNT];
@@ -215,6 +216,7 @@ struct forest_stats {
     uint64_t half_bar_count, absorbed_bars;
     uint64_t memory_plan;
     bool read_only, full;
+    bool low; /* space is scarce: each bar ends in a checkpoint */
 };
 void forest_stats(struct forest *forest, struct forest_stats *stats);
 

@@ -14,7 +14,6 @@
 #include <string.h>
 
 #include "engine/forest_internal.h"
-#include "engine/storage/trailer.h"
 #include "pool/base.h"
 #include "pool/log.h"
 
@@ -67,7 +66,10 @@ void forest_beats_count(struct forest *forest, uint64_t entry_size, uint64_t idl
     forest->bar_journal_used += entry_size;
     forest->journal_since_checkpoint += entry_size;
     const uint64_t due = max_u64(beats_due(forest), forest->beat + idle_beats);
-    const uint64_t bounded = min_u64(due, forest->geometry.bar_beats);
+    /* Not past both the middle and the end: space is looked at in between (forest_space.c). The
+     * beat that is left over comes with the next batch. */
+    const uint32_t beats = forest->geometry.bar_beats;
+    const uint64_t bounded = min_u64(due, forest->beat < beats / 2 ? beats - 1 : beats);
     forest->beats_owed = bounded > forest->beat ? bounded - forest->beat : 0;
 }
 
@@ -81,13 +83,28 @@ static uint64_t half_bar_last_op(const struct forest *forest)
     return forest->op + half - forest->beat % half;
 }
 
+static void damage(struct forest *forest, enum status status, uint64_t address, uint32_t tree_id)
+{
+    LOG_ERROR("forest.read_only", log_text("why", status_text(status)), log_u64("address", address),
+              log_u64("tree", tree_id),
+              log_text("do", "writes are refused, reads go on: copy out what you need before a "
+                             "restart, which would stop at this block; then run 'holt verify'"));
+    forest->read_only = true;
+    forest->beats_owed = 0;
+    forest->progress = FOREST_PROGRESS_NONE;
+}
+
 static void half_bar_commence(struct forest *forest, bool even)
 {
+    forest->schedule.purge = forest->purge;
     const bool planned =
         compaction_half_bar_commence(&forest->schedule, even, half_bar_last_op(forest) + 1);
     if (!planned) {
-        fatal(STATUS_NO_SPACE, "forest.no_blocks", "the grid has reached its limit of blocks",
-              "the file is full: restore it into one formatted with a higher limit");
+        /* The batch behind these beats was accepted because this much was in hand (forest_space.c).
+         * A replay finds the same addresses free, unless the file says what never was. */
+        assert(forest->phase != FOREST_READY);
+        damage(forest, STATUS_CORRUPT, 0, 0);
+        return;
     }
     const uint32_t half = forest->geometry.bar_beats / 2;
     if (forest->schedule.bytes_total / half > forest_beat_work_max(&forest->geometry)) {
@@ -150,16 +167,17 @@ static void decide_absorption(struct forest *forest)
  * each, which would be a sync each. */
 enum { REPLAY_MEMORY = 32 * 1024 * 1024 };
 
-/* Journal bytes bound the ring; entry bytes bound the work of a replay: at full load every bar ends
- * in a checkpoint, and a trickle of small requests may absorb for several bars. A middle that came
- * early, by idle beats or full trees, leaves more than half of the bar's journal bytes still to
- * come: the ring reckons with half, so it is asked for the end of the bar, too. */
+/* Low space: what merges release must come back soon. Journal bytes bound the ring; entry bytes
+ * bound the work of a replay: at full load every bar ends in a checkpoint, and a trickle of small
+ * requests may absorb for several bars. A middle that came early, by idle beats or full trees,
+ * leaves more than half of the bar's journal bytes still to come: the ring reckons with half, so it
+ * is asked for the end of the bar, too. */
 static bool checkpoint_due(const struct forest *forest)
 {
     const struct geometry *geometry = &forest->geometry;
     const uint64_t bar_rest =
         geometry->bar_journal_size - min_u64(forest->bar_journal_used, geometry->bar_journal_size);
-    return forest->journal_since_checkpoint >= geometry->checkpoint_journal_size ||
+    return forest->low || forest->journal_since_checkpoint >= geometry->checkpoint_journal_size ||
            forest->journal_since_checkpoint + bar_rest >=
                geometry->checkpoint_journal_size + geometry->bar_journal_size / 2 ||
            forest->memory_since_checkpoint * 3 >=
@@ -175,58 +193,6 @@ static void second_half_commence(struct forest *forest)
     forest->bar_checkpoint = checkpoint_due(forest);
     decide_absorption(forest);
     half_bar_commence(forest, true);
-}
-
-/* ---- Space -------------------------------------------------------------------------------------
- */
-
-static void space_measure(struct forest *forest)
-{
-    /* A bar's merges; the manifest log's share of its halves and of the next; the trailers of a
-     * checkpoint over all that the file may then reach; and the words that each reservation may
-     * leave partly used. Manifest blocks and trailers are written by the worker that grows the
-     * file, so for them it must have grown already. */
-    const struct geometry *geometry = &forest->geometry;
-    uint64_t tree_count = 0;
-    for (uint32_t i = 0; i < geometry->tree_count_max; i++) {
-        tree_count += forest->trees[i].used;
-    }
-    const uint64_t merges = compaction_blocks_needed(&forest->schedule);
-    const uint64_t reach = min_u64(forest->free_set.address_max + merges + forest->space_needed,
-                                   geometry->block_count_max);
-    const uint64_t trailers =
-        trailer_block_count(geometry->block_size, catalog_encoded_size_max(geometry)) +
-        trailer_block_count(geometry->block_size, 2 * 8 * div_ceil(reach, 64)) + 1;
-    forest->space_needed = merges + 4ull * forest->manifest_log.half_bar_block_max + trailers +
-                           64 * (4 * tree_count + 4);
-    forest->space_grown = atomic_load(&forest->grid.block_count);
-    forest->space_hand = free_set_count_free_below(&forest->free_set, forest->space_grown);
-}
-
-bool forest_space_ok(struct forest *forest)
-{
-    const uint64_t grown = atomic_load(&forest->grid.block_count);
-    forest->space_hand += grown - forest->space_grown;
-    forest->space_grown = grown;
-    const uint64_t wanted = forest->space_needed + forest->space_needed / 2;
-    if (forest->space_hand < wanted) {
-        grid_grow_ahead(&forest->grid, grown, wanted - forest->space_hand); /* Up to the limit. */
-    }
-    /* A bar inserts a few tables per tree more than it removes; levels bound how many. */
-    const uint64_t tables_left =
-        forest->manifest_log.table_count_max - forest->manifest_log.table_count;
-    if (tables_left < (uint64_t)COMPACTION_OUTPUT_MAX * forest->geometry.tree_count_max) {
-        forest->full = true;
-        return false;
-    }
-    if (forest->space_hand >= forest->space_needed) {
-        forest->full = false;
-        return true;
-    }
-    forest->full =
-        atomic_load(&forest->grid.grow_status) != STATUS_OK ||
-        grown + (forest->space_needed - forest->space_hand) > forest->geometry.block_count_max;
-    return false;
 }
 
 /* ---- Completing --------------------------------------------------------------------------------
@@ -247,17 +213,6 @@ static bool beat_ready(struct forest *forest)
         return false;
     }
     return true;
-}
-
-static void damage(struct forest *forest, enum status status, uint64_t address, uint32_t tree_id)
-{
-    LOG_ERROR("forest.read_only", log_text("why", status_text(status)), log_u64("address", address),
-              log_u64("tree", tree_id),
-              log_text("do", "writes are refused, reads go on: copy out what you need before a "
-                             "restart, which would stop at this block; then run 'holt verify'"));
-    forest->read_only = true;
-    forest->beats_owed = 0;
-    forest->progress = FOREST_PROGRESS_NONE;
 }
 
 static bool half_bar_complete(struct forest *forest, bool checkpoint)
@@ -329,8 +284,7 @@ static void beat_complete(struct forest *forest)
         bar_complete(forest);
     }
     if (forest->beat + 1 == half || last) {
-        space_measure(forest);
-        (void)forest_space_ok(forest);
+        forest_space_look(forest, !last);
     }
     forest->beats_owed -= 1;
     forest->beat = last ? 0 : forest->beat + 1;

@@ -9,7 +9,8 @@
  * - When the entry is durable, the version made after execution is published, and replies go out.
  *
  * What can go wrong does so before the journal: a request refused for damage, a full disk, or a
- * store that is read-only never becomes part of the history. A failed journal write is fatal. */
+ * store that is read-only never becomes part of the history (a refused one may be in an entry that
+ * others have, flagged). A failed journal write is fatal. */
 #include <assert.h>
 #include <stdio.h>
 #include <string.h>
@@ -100,7 +101,10 @@ enum forest_admission forest_batch_add(struct forest *forest, enum request_kind 
         *result = REQUEST_RESULT_READ_ONLY;
         return FOREST_REFUSED;
     }
-    if (forest->full && !forest_space_ok(forest) && forest->full) {
+    bool low;
+    if (forest->full && request_space(kind, body, size) == REQUEST_SPACE_WRITE &&
+        forest_space_judge(forest, REQUEST_SPACE_WRITE, forest->gathering, true, &low) !=
+            SPACE_ACCEPT) {
         *result = REQUEST_RESULT_FULL;
         return FOREST_REFUSED;
     }
@@ -118,12 +122,12 @@ enum forest_admission forest_batch_add(struct forest *forest, enum request_kind 
     return FOREST_REFUSED;
 }
 
-static void add_internal(struct forest *forest, enum request_kind kind, uint64_t value)
+static void add_internal(struct forest *forest, struct batch *batch, enum request_kind kind,
+                         uint64_t value)
 {
     enum request_result result;
-    const enum batch_admission admission =
-        batch_add(forest->gathering, &forest->catalog, kind, (const uint8_t *)&value, sizeof value,
-                  NULL, true, &result);
+    const enum batch_admission admission = batch_add(
+        batch, &forest->catalog, kind, (const uint8_t *)&value, sizeof value, NULL, true, &result);
     assert(admission == BATCH_ADDED);
 }
 
@@ -133,9 +137,18 @@ bool forest_is_idle(const struct forest *forest)
            forest->committing == NULL && !forest->sealing && forest->beats_owed == 0;
 }
 
+/* Blocks that idle bars would free, beyond what each of their checkpoints releases itself. */
+static uint64_t floating_debt(const struct forest *forest)
+{
+    const uint64_t floating = forest->free_set.released_count + forest->free_set.releasing_count;
+    const uint64_t kept = 4ull * forest->trailer_count + 8;
+    return floating > kept ? floating - kept : 0;
+}
+
 uint64_t forest_debt(const struct forest *forest)
 {
-    uint64_t debt = compaction_debt(&forest->schedule) +
+    uint64_t debt = compaction_debt(&forest->schedule, forest->full) +
+                    (forest->full ? floating_debt(forest) * forest->geometry.block_size : 0) +
                     manifest_log_debt(&forest->manifest_log) * forest->geometry.block_size;
     for (struct catalog_groove *groove = catalog_after(&forest->catalog, 0); groove != NULL;
          groove = catalog_after(&forest->catalog, groove->groove_id)) {
@@ -145,16 +158,17 @@ uint64_t forest_debt(const struct forest *forest)
     return debt;
 }
 
-bool forest_pay_debt(struct forest *forest)
+/* One step of what is owed, as the only request of `batch`. False: nothing is, or there is no room
+ * for it. */
+static bool add_debt(struct forest *forest, struct batch *batch)
 {
-    assert(forest->phase == FOREST_READY);
-    if (!forest_is_idle(forest) || forest->read_only || forest->full) {
+    if (!forest_space_suffices(forest, REQUEST_SPACE_NONE, batch) && forest->full) {
         return false;
     }
     for (struct catalog_groove *groove = catalog_after(&forest->catalog, 0); groove != NULL;
          groove = catalog_after(&forest->catalog, groove->groove_id)) {
         if (groove->dropping && catalog_groove_is_empty(groove)) {
-            add_internal(forest, REQUEST_KIND_GROOVE_FORGET, groove->groove_id);
+            add_internal(forest, batch, REQUEST_KIND_GROOVE_FORGET, groove->groove_id);
             return true;
         }
     }
@@ -162,8 +176,14 @@ bool forest_pay_debt(struct forest *forest)
         return false;
     }
     const uint32_t half = forest->geometry.bar_beats / 2;
-    add_internal(forest, REQUEST_KIND_IDLE, half - forest->beat % half);
+    add_internal(forest, batch, REQUEST_KIND_IDLE, half - forest->beat % half);
     return true;
+}
+
+bool forest_pay_debt(struct forest *forest)
+{
+    assert(forest->phase == FOREST_READY);
+    return forest_is_idle(forest) && !forest->read_only && add_debt(forest, forest->gathering);
 }
 
 void forest_seal(struct forest *forest)
@@ -256,16 +276,84 @@ static bool worth_preparing(const struct forest *forest)
            forest->gathering->event_count * 4 >= forest->geometry.batch_event_max;
 }
 
+static uint32_t requests_accepted(const struct batch *batch)
+{
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < batch->request_count; i++) {
+        count += !batch_request_refused(&batch->requests[i]);
+    }
+    return count;
+}
+
+/* The request of the batch that asks for most. */
+static enum request_space batch_space(const struct batch *batch)
+{
+    enum request_space most = REQUEST_SPACE_NONE;
+    for (uint32_t i = 0; i < batch->request_count; i++) {
+        const struct batch_request *request = &batch->requests[i];
+        if (!batch_request_refused(request) && request->space > most) {
+            most = request->space;
+        }
+    }
+    return most;
+}
+
+static void refuse_for_space(struct batch *batch, enum request_space space)
+{
+    for (uint32_t i = 0; i < batch->request_count; i++) {
+        struct batch_request *request = &batch->requests[i];
+        if (!batch_request_refused(request) && request->space == space) {
+            batch_request_refuse(request, REQUEST_RESULT_FULL);
+        }
+    }
+}
+
+/* What goes on its way now: what has gathered, less what there is no room for; or first a step of
+ * what is owed, when removes have to wait for merges to carry older tombstones down. Nothing takes
+ * blocks between here and the commit. NULL: nothing, the file is growing. */
+static struct batch *choose_batch(struct forest *forest)
+{
+    struct batch *batch = forest->gathering;
+    for (;;) {
+        const enum request_space space = batch_space(batch);
+        switch (forest_space_judge(forest, space, batch, false, &forest->preparing_low)) {
+        case SPACE_ACCEPT:
+            return batch;
+        case SPACE_WAIT:
+            return NULL;
+        case SPACE_REFUSE:
+            break;
+        }
+        forest->full = true;
+        struct batch *debt = batch_unused(forest);
+        batch_reset(debt);
+        if (space == REQUEST_SPACE_REMOVE && add_debt(forest, debt)) {
+            return debt;
+        }
+        refuse_for_space(batch, space);
+        if (requests_accepted(batch) == 0) {
+            return batch;
+        }
+    }
+}
+
 static bool prepare(struct forest *forest)
 {
     if (forest->preparing != NULL || forest->gathering->request_count == 0 ||
         forest->beats_owed > 0 || !worth_preparing(forest)) {
         return false;
     }
-    forest->preparing = forest->gathering;
-    forest->gathering = batch_unused(forest);
-    batch_reset(forest->gathering);
-    forest_prefetch_begin(forest, forest->preparing);
+    struct batch *batch = choose_batch(forest);
+    if (batch == NULL) {
+        /* Without a thread of its own growth goes on with the next tick. */
+        return forest->options.growth_worker->thread_count == 0;
+    }
+    forest->preparing = batch;
+    if (batch == forest->gathering) {
+        forest->gathering = batch_unused(forest);
+        batch_reset(forest->gathering);
+    }
+    forest_prefetch_begin(forest, batch);
     return true;
 }
 
@@ -393,8 +481,9 @@ static uint32_t batch_room_runs(const struct batch *batch)
 }
 
 void forest_execute(struct forest *forest, struct batch *batch, uint64_t timestamp_first,
-                    uint64_t entry_size)
+                    uint64_t entry_size, bool low)
 {
+    forest->low = low;
     /* What merges of the first trees take must not be missing for the last ones. */
     forest->arena.promised_segment_count =
         run_arena_segments(batch_room(batch), 1, batch_room_runs(batch));
@@ -432,20 +521,12 @@ void forest_execute(struct forest *forest, struct batch *batch, uint64_t timesta
     }
     forest->arena.promised_segment_count = 0;
     forest->arena.promised_run_count = 0;
+    forest->purge = low && batch->idle_beats > 0;
     forest_beats_count(forest, align_up(entry_size, SECTOR_SIZE), batch->idle_beats);
 }
 
 /* ---- Committing --------------------------------------------------------------------------------
  */
-
-static uint32_t requests_accepted(const struct batch *batch)
-{
-    uint32_t count = 0;
-    for (uint32_t i = 0; i < batch->request_count; i++) {
-        count += !batch_request_refused(&batch->requests[i]);
-    }
-    return count;
-}
 
 /* Room in memory for the batch's runs, and for the versions that will see them. What is missing is
  * held by readers, and comes back. */
@@ -462,15 +543,15 @@ static bool commit(struct forest *forest)
         forest->beats_owed > 0) {
         return false;
     }
-    if (forest->read_only || forest->full) {
-        refuse_all(forest, forest->read_only ? REQUEST_RESULT_READ_ONLY : REQUEST_RESULT_FULL);
+    if (forest->read_only) {
+        refuse_all(forest, REQUEST_RESULT_READ_ONLY);
         return true;
     }
     if (requests_accepted(batch) == 0) {
         refuse_all(forest, REQUEST_RESULT_CORRUPT); /* Each keeps the result it has. */
         return true;
     }
-    if (!forest_space_ok(forest) || !memory_room(forest, batch)) {
+    if (!memory_room(forest, batch)) {
         return false;
     }
     const uint64_t timestamp =
@@ -482,12 +563,13 @@ static bool commit(struct forest *forest)
     header->timestamp = timestamp;
     header->request_count = batch->request_count;
     header->kind = JOURNAL_KIND_BATCH;
+    header->flags = forest->preparing_low ? JOURNAL_FLAG_LOW : 0;
     assert(journal_has_room(&forest->journal, batch->size)); /* By the sizing of limits.h. */
     journal_submit(&forest->journal, batch->buffer);
     forest->committing = batch;
     forest->preparing = NULL;
     forest->stage = BATCH_STAGE_NONE;
-    forest_execute(forest, batch, timestamp, batch->size);
+    forest_execute(forest, batch, timestamp, batch->size, forest->preparing_low);
     forest->committing_version = forest_version_make(forest);
     return true;
 }
@@ -531,6 +613,10 @@ bool forest_commit_tick(struct forest *forest)
         progressed |= prepare(forest);
         progressed |= forest_prefetch_reap(forest);
         progressed |= commit(forest);
+    }
+    if (forest->full && !forest->read_only) {
+        /* Nobody is disturbed by merges while no writes are taken, and they may give space back. */
+        progressed |= forest_pay_debt(forest);
     }
     return progressed;
 }

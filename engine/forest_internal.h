@@ -3,6 +3,7 @@
  *   forest.c             memory: init, deinit, plan, stats, format
  *   forest_open.c        recovery: superblock -> state -> manifest log -> trees -> journal
  *   forest_commit.c      the write path: gather -> prefetch -> journal beside execution -> reply
+ *   forest_space.c       room in the file: who may still take some
  *   forest_beat.c        ops: beats, half-bars, bars; swap; the wait for workers that are behind
  *   forest_checkpoint.c  what a bar's end leaves on disk, and the join that ends it
  *   forest_read.c        reads on published versions
@@ -83,6 +84,21 @@ struct checkpoint_job {
     enum status status;
 };
 
+/* Blocks. See forest_space.c. */
+struct forest_space {
+    uint64_t hand;  /* free, in what the file has grown to: as of the last look, and growth since */
+    uint64_t grown; /* blocks of the file, as counted into hand */
+    uint64_t floating; /* released, and free after the next joins: as of the last look */
+    uint64_t step;     /* what may be taken from hand before the next look */
+    bool retry;        /* growth that has failed: with the next write, once in a bar */
+};
+
+enum space_verdict {
+    SPACE_ACCEPT,
+    SPACE_WAIT, /* the file is growing */
+    SPACE_REFUSE,
+};
+
 enum { READ_SLOT_MAX = 64 };
 
 struct forest {
@@ -113,7 +129,7 @@ struct forest {
     enum forest_phase phase;
     enum forest_progress progress;
     bool read_only; /* compaction met a damaged block */
-    bool full;      /* the file cannot grow, and what a bar may need is not in hand */
+    bool full;      /* the last write was refused for want of space */
 
     /* Write path. */
     struct batch batches[3];
@@ -122,6 +138,7 @@ struct forest {
     struct batch *committing; /* its journal entry is in flight */
     struct version *committing_version;
     enum batch_stage stage; /* of preparing */
+    bool preparing_low;     /* what its journal entry will say of space */
     struct prefetch prefetch;
     struct version *prefetch_version;
     uint8_t *write_memory; /* [batch_write_bytes_max] values of the executing batch */
@@ -160,8 +177,9 @@ struct forest {
     _Atomic uint64_t horizon; /* joins so far: blocks may have been reused since */
 
     /* Space. */
-    uint64_t space_needed, space_hand; /* blocks; hand as of space_grown */
-    uint64_t space_grown;
+    struct forest_space space;
+    bool low;   /* as the last journal entry says: it steers plans */
+    bool purge; /* that entry paid debt: merges go on until no tombstone is left */
 
     /* Opening. */
     forest_on_open *on_open;
@@ -193,9 +211,10 @@ bool forest_open_tick(struct forest *forest);
 bool forest_commit_tick(struct forest *forest);
 /* Bytes of work that idle ops would do. */
 uint64_t forest_debt(const struct forest *forest);
-/* Executes a prefetched batch in memory; its requests get commit numbers and results. */
+/* Executes a prefetched batch in memory; its requests get commit numbers and results. `low`: what
+ * its entry says. */
 void forest_execute(struct forest *forest, struct batch *batch, uint64_t timestamp_first,
-                    uint64_t entry_size);
+                    uint64_t entry_size, bool low);
 /* The newest version, made of the trees as they are; not yet published. */
 struct version *forest_version_make(struct forest *forest);
 bool forest_version_room(struct forest *forest);
@@ -215,8 +234,19 @@ void forest_beats_count(struct forest *forest, uint64_t entry_size, uint64_t idl
 bool forest_beat_tick(struct forest *forest);
 /* First beat of the first bar after init, or after a checkpoint that was recovered. */
 void forest_bar_commence(struct forest *forest);
-/* Enough blocks are in hand for the next half-bars. Asks for growth otherwise. */
-bool forest_space_ok(struct forest *forest);
+
+/* forest_space.c */
+/* Counts what is free, and what the next two half-bars can take. No reservation is open. */
+void forest_space_look(struct forest *forest, bool middle);
+/* Whether a request of this kind may be journaled now, beside what `batch` holds. Asks for growth;
+ * once growth has failed, once in a bar, or with `retry`. *low is for the entry. */
+enum space_verdict forest_space_judge(struct forest *forest, enum request_space kind,
+                                      const struct batch *batch, bool retry, bool *low);
+/* The same question where the file does not grow; nothing changes. */
+bool forest_space_suffices(struct forest *forest, enum request_space kind,
+                           const struct batch *batch);
+/* Blocks that are kept from writes: below that many, free or on their way back, they are FULL. */
+uint64_t forest_space_kept(const struct forest *forest);
 
 /* forest_checkpoint.c */
 uint32_t forest_trailer_block_max(const struct geometry *geometry);

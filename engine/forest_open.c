@@ -234,8 +234,8 @@ static void open_tick(struct forest *forest)
     journal_recover_begin(&forest->journal, checkpoint->journal_sequence,
                           checkpoint->journal_offset, &checkpoint->journal_parent);
     forest_bar_state_capture(forest);
+    forest_space_look(forest, false);
     forest_bar_commence(forest);
-    (void)forest_space_ok(forest);
     version_publish(&forest->versions, forest_version_make(forest));
     forest->phase = FOREST_REPLAYING;
     forest->replay_start_ns = clock_monotonic_ns(forest->options.clock);
@@ -317,16 +317,17 @@ static void replay_next(struct forest *forest)
 static bool replay_execute(struct forest *forest)
 {
     struct batch *batch = forest->preparing;
+    if (forest->stage != BATCH_STAGE_PREPARED || !forest_version_room(forest)) {
+        return false;
+    }
     /* The bar before the checkpoint takes no block: its merges are in the checkpoint already. After
-     * it, there is as much space as when these entries were accepted. */
-    const bool space = forest->bar_replayed || forest_space_ok(forest);
-    if (forest->stage != BATCH_STAGE_PREPARED || !space || !forest_version_room(forest)) {
-        if (forest->stage == BATCH_STAGE_PREPARED && !space && forest->full) {
-            snprintf(forest->reason, sizeof forest->reason,
-                     "grid: the disk is full: replaying the journal needs %llu more blocks",
-                     (unsigned long long)(forest->space_needed - forest->space_hand));
-            open_end(forest, STATUS_NO_SPACE);
-        }
+     * it, there is as much space as when these entries were accepted, if the file is all there. */
+    if (!forest->bar_replayed && !forest_space_suffices(forest, REQUEST_SPACE_NONE, batch)) {
+        snprintf(forest->reason, sizeof forest->reason,
+                 "grid: the file is shorter than it was: replaying the journal needs %llu more "
+                 "blocks",
+                 (unsigned long long)(forest->space.step - forest->space.hand));
+        open_end(forest, STATUS_CORRUPT);
         return false;
     }
     for (uint32_t i = 0; i < batch->request_count; i++) {
@@ -346,7 +347,8 @@ static bool replay_execute(struct forest *forest)
     forest->stage = BATCH_STAGE_NONE;
     forest->report.requests_replayed += batch->request_count;
     forest->report.events_replayed += batch->event_count;
-    forest_execute(forest, batch, header->timestamp, header->size);
+    forest_execute(forest, batch, header->timestamp, header->size,
+                   (header->flags & JOURNAL_FLAG_LOW) != 0);
     forest->commit_durable = forest->commit_executed;
     version_publish(&forest->versions, forest_version_make(forest));
     return true;

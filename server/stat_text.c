@@ -48,6 +48,7 @@ static void write_forest(struct json_writer *writer, const struct forest_stats *
     json_u64(writer, "blocks_released", stats->blocks_released);
     json_u64(writer, "blocks_grown", stats->blocks_grown);
     json_u64(writer, "blocks_max", stats->blocks_max);
+    json_u64(writer, "blocks_kept", stats->blocks_kept);
     json_u64(writer, "blocks_written", stats->blocks_written);
     json_u64(writer, "blocks_read", stats->blocks_read);
     json_object_end(writer);
@@ -176,6 +177,7 @@ const char *stat_text(struct dispatch *dispatch, uint32_t groove_count, char *te
     write_text(&writer, "socket", dispatch->config->socket_path);
     json_bool(&writer, "read_only", stats.read_only);
     json_bool(&writer, "full", stats.full);
+    json_bool(&writer, "low", stats.low);
     write_forest(&writer, &stats);
     write_memory(&writer, dispatch, &stats);
     write_requests(&writer, dispatch);

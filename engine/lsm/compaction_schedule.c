@@ -74,22 +74,22 @@ void compaction_schedule_deinit(struct compaction_schedule *schedule)
  */
 
 /* The table of `level` that goes down in this half-bar, or NULL: at the level's limit the one with
- * the least overlap; below it, the first with too many tombstones. */
-static const struct table_info *choose_source(const struct tree *tree, uint32_t level)
+ * the least overlap; below it, the first with too many tombstones, or with any. */
+static const struct table_info *choose_source(const struct tree *tree, uint32_t level, bool purge)
 {
     const struct manifest_level *upper = &tree->levels[level];
     uint32_t overlap;
     if (upper->table_count >= level_limit(level)) {
         return manifest_level_least_overlap(upper, &tree->levels[level + 1], &overlap);
     }
-    if (tree->tombstone_due[level] == 0) {
+    if ((purge ? tree->tombstone_any[level] : tree->tombstone_due[level]) == 0) {
         return NULL;
     }
     for (struct manifest_position position = manifest_level_first(upper);;
          position = manifest_level_next(upper, position)) {
         const struct table_info *table = manifest_level_at(upper, position);
-        assert(table != NULL); /* tombstone_due counts one. */
-        if (table_tombstones_due(table)) {
+        assert(table != NULL); /* One was counted. */
+        if (purge ? table->tombstone_count > 0 : table_tombstones_due(table)) {
             return table;
         }
     }
@@ -247,7 +247,7 @@ static bool plan_memory(struct compaction_schedule *schedule, struct tree *tree,
 static bool plan_level(struct compaction_schedule *schedule, struct tree *tree, uint32_t level,
                        uint64_t op)
 {
-    const struct table_info *source = choose_source(tree, level);
+    const struct table_info *source = choose_source(tree, level, schedule->purge);
     if (source == NULL) {
         return true;
     }
@@ -359,6 +359,8 @@ bool compaction_half_bar_commence(struct compaction_schedule *schedule, bool eve
     }
     for (int level = even ? LEVEL_MEMORY : 0; level < LEVEL_COUNT - 1; level += 2) {
         if (!plan_pass(schedule, level, op)) {
+            schedule->active = true; /* The jobs planned so far are given up. */
+            compaction_half_bar_cancel(schedule);
             return false;
         }
     }
@@ -518,7 +520,7 @@ void compaction_half_bar_cancel(struct compaction_schedule *schedule)
 /* ---- Estimates ---------------------------------------------------------------------------------
  */
 
-uint64_t compaction_debt(const struct compaction_schedule *schedule)
+uint64_t compaction_debt(const struct compaction_schedule *schedule, bool purge)
 {
     uint64_t debt = 0;
     for (uint32_t i = 0; i < schedule->tree_count; i++) {
@@ -541,7 +543,8 @@ uint64_t compaction_debt(const struct compaction_schedule *schedule)
             const uint64_t count = tree->levels[level].table_count;
             const uint64_t limit = level_limit(level);
             const uint64_t excess = count >= limit ? count - limit + 1 : 0;
-            debt += max_u64(excess, tree->tombstone_due[level]) * table_size;
+            const uint64_t due = purge ? tree->tombstone_any[level] : tree->tombstone_due[level];
+            debt += max_u64(excess, due) * table_size;
         }
     }
     return debt;
@@ -563,34 +566,122 @@ static bool memory_may_make_due(const struct tree *tree)
     return tombstones > 0;
 }
 
-uint64_t compaction_blocks_needed(const struct compaction_schedule *schedule)
+static bool level_is_even_target(int level)
 {
-    uint64_t blocks = 0;
+    return level % 2 != 0; /* -1 (memory), 1, 3, 5 */
+}
+
+static void needs_add(struct compaction_needs *needs, int level, uint64_t blocks)
+{
+    if (level_is_even_target(level)) {
+        needs->even_blocks += blocks;
+        needs->even_jobs += 1;
+    } else {
+        needs->odd_blocks += blocks;
+        needs->odd_jobs += 1;
+    }
+}
+
+struct compaction_needs compaction_needs(const struct compaction_schedule *schedule)
+{
+    struct compaction_needs needs = {0};
     for (uint32_t i = 0; i < schedule->tree_count; i++) {
         const struct tree *tree = &schedule->trees[i];
         if (!tree->used || tree->dropping) {
             continue;
         }
         const struct tree_shape *shape = &tree->shape;
+        const uint64_t table = shape->value_count_max;
         /* Whether a level takes part as it is now; then its outputs, moved tables among them, may
          * be due in the level below, which has its turn in the same bar. */
         bool above = memory_may_make_due(tree);
+        uint64_t brought = tree->immutable_table.value_count; /* from above, before its turn */
         for (int level = LEVEL_MEMORY; level < LEVEL_COUNT - 1; level++) {
+            uint64_t source = brought;
             if (level >= 0) {
+                const uint64_t values = tree->level_values[level];
+                source = min_u64(values + brought, table);
                 /* This bar's outputs can fill a level that is not at its limit yet. */
                 const bool now =
                     tree->levels[level].table_count + 2 >= level_limit((uint32_t)level) ||
-                    tree->tombstone_due[level] > 0;
+                    tree->tombstone_any[level] > 0;
                 const bool needed = now || above;
                 above = now;
+                brought = now ? min_u64(values, table) : 0;
                 if (!needed) {
                     continue;
                 }
             }
-            const uint64_t targets = tree->levels[level + 1].table_count;
-            const uint64_t tables = min_u64(targets + 1, COMPACTION_TARGET_MAX + 1) + 1;
-            blocks += compaction_output_blocks_max(schedule->geometry, shape,
-                                                   tables * shape->value_count_max);
+            /* A level is a target in one half and a source in the other: until its turn comes, what
+             * a merge may find there does not grow. */
+            const uint64_t targets =
+                min_u64(tree->level_values[level + 1], COMPACTION_TARGET_MAX * table);
+            if (source + targets > 0) {
+                needs_add(
+                    &needs, level,
+                    compaction_output_blocks_max(schedule->geometry, shape, source + targets));
+            }
+        }
+    }
+    return needs;
+}
+
+static uint64_t tree_values(const struct tree *tree)
+{
+    uint64_t values = tree->mutable_table.value_count + tree->immutable_table.value_count;
+    for (uint32_t level = 0; level < LEVEL_COUNT; level++) {
+        values += tree->level_values[level];
+    }
+    return values;
+}
+
+struct compaction_needs compaction_needs_settling(const struct compaction_schedule *schedule,
+                                                  uint64_t *blocks_shared)
+{
+    struct compaction_needs needs = {0};
+    *blocks_shared = 0;
+    for (uint32_t i = 0; i < schedule->tree_count; i++) {
+        const struct tree *tree = &schedule->trees[i];
+        const uint64_t values = tree->used && !tree->dropping ? tree_values(tree) : 0;
+        if (values == 0) {
+            continue;
+        }
+        const struct geometry *geometry = schedule->geometry;
+        const struct tree_shape *shape = &tree->shape;
+        int deepest = 0;
+        for (int level = 1; level < LEVEL_COUNT - 1; level++) {
+            deepest = tree->levels[level].table_count > 0 ? level : deepest;
+        }
+        uint32_t jobs[2] = {0}; /* of odd targets, of even ones */
+        for (int level = LEVEL_MEMORY; level <= deepest; level++) {
+            jobs[level_is_even_target(level)] += 1;
+        }
+        /* The inputs of one half-bar's jobs have no value in common. Each job may end in partly
+         * filled blocks. */
+        const uint64_t table = shape->value_count_max;
+        for (int even = 0; even < 2; even++) {
+            const uint64_t inputs =
+                min_u64(values, jobs[even] * (1 + COMPACTION_TARGET_MAX) * table);
+            const uint64_t blocks =
+                compaction_output_blocks_max(geometry, shape, inputs) + 4 * jobs[even];
+            *(even ? &needs.even_blocks : &needs.odd_blocks) += blocks;
+            *(even ? &needs.even_jobs : &needs.odd_jobs) += jobs[even];
+        }
+        *blocks_shared += (jobs[0] + jobs[1]) *
+                          compaction_output_blocks_max(geometry, shape, min_u64(values, table));
+    }
+    return needs;
+}
+
+uint64_t compaction_blocks_in_memory(const struct compaction_schedule *schedule)
+{
+    uint64_t blocks = 0;
+    for (uint32_t i = 0; i < schedule->tree_count; i++) {
+        const struct tree *tree = &schedule->trees[i];
+        if (tree->used && !tree->dropping) {
+            blocks += compaction_output_blocks_max(schedule->geometry, &tree->shape,
+                                                   tree->mutable_table.value_count +
+                                                       tree->immutable_table.value_count);
         }
     }
     return blocks;

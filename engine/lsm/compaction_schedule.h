@@ -44,8 +44,9 @@ struct compaction_schedule {
     uint64_t *released;     /* [released_max] lists of the jobs, bump allocated */
     uint64_t released_max, released_used;
     uint64_t bytes_total; /* of this half-bar's jobs */
-    bool active;          /* between commence and complete */
-    bool even;            /* second half: even targets */
+    bool purge;  /* the forest's: any tombstone makes its table due; looked at by each commence */
+    bool active; /* between commence and complete */
+    bool even;   /* second half: even targets */
 
     uint64_t half_bar_count; /* since open, for stat */
     uint64_t moved_count, merged_count;
@@ -64,8 +65,8 @@ void compaction_schedule_deinit(struct compaction_schedule *schedule);
 
 /* First beat of a half-bar: plans, reserves, submits. `op` is that of the half-bar's last beat + 1,
  * from which the outputs are visible. `trees` flagged absorbing keep their immutable table. False:
- * the grid has no blocks for the plan; nothing was submitted (the forest keeps enough in hand, so:
- * asserted). */
+ * the free set has no blocks for the plan; no job was submitted, and the log's half-bar is only good
+ * for manifest_log_reset. */
 MUST_CHECK bool compaction_half_bar_commence(struct compaction_schedule *schedule, bool even,
                                              uint64_t op);
 
@@ -84,7 +85,21 @@ MUST_CHECK enum status compaction_half_bar_complete(struct compaction_schedule *
  * compaction_progress(1, 1). */
 void compaction_half_bar_cancel(struct compaction_schedule *schedule);
 
-/* Bytes of merge work that the rules would plan if bars went on: 0 when settled. */
-uint64_t compaction_debt(const struct compaction_schedule *schedule);
-/* Most blocks that the next bar's jobs can reserve, as the trees are now. */
-uint64_t compaction_blocks_needed(const struct compaction_schedule *schedule);
+/* Bytes of merge work that the rules would plan if bars went on: 0 when settled. With `purge`,
+ * until no tombstone is left on disk. */
+uint64_t compaction_debt(const struct compaction_schedule *schedule, bool purge);
+
+/* What jobs take of the free set. */
+struct compaction_needs {
+    uint64_t odd_blocks, even_blocks; /* reserved for the jobs of one such half-bar */
+    uint32_t odd_jobs, even_jobs;     /* each may leave most of a word of the free set unused */
+};
+/* At most, in the next two half-bars, whichever comes first, as the trees are now. */
+struct compaction_needs compaction_needs(const struct compaction_schedule *schedule);
+/* At most, in any half-bar from now on in which nothing was added to the trees: however their
+ * values have moved down meanwhile. And blocks that tables may come to hold beyond their values:
+ * a table merged down in part keeps all of its own. */
+struct compaction_needs compaction_needs_settling(const struct compaction_schedule *schedule,
+                                                  uint64_t *blocks_shared);
+/* Blocks of the tables that the memory tables will become. */
+uint64_t compaction_blocks_in_memory(const struct compaction_schedule *schedule);

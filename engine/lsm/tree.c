@@ -189,6 +189,23 @@ bool table_tombstones_due(const struct table_info *table)
     return table->tombstone_count * 4 > table->value_count;
 }
 
+static void level_count_in(struct tree *tree, const struct table_info *table)
+{
+    tree->tombstone_due[table->level] += table_tombstones_due(table);
+    tree->tombstone_any[table->level] += table->tombstone_count > 0;
+    tree->level_values[table->level] += table->value_count;
+}
+
+static void level_count_out(struct tree *tree, const struct table_info *table)
+{
+    assert(tree->tombstone_due[table->level] >= table_tombstones_due(table));
+    assert(tree->tombstone_any[table->level] >= (table->tombstone_count > 0));
+    assert(tree->level_values[table->level] >= table->value_count);
+    tree->tombstone_due[table->level] -= table_tombstones_due(table);
+    tree->tombstone_any[table->level] -= table->tombstone_count > 0;
+    tree->level_values[table->level] -= table->value_count;
+}
+
 void tree_insert_table(struct tree *tree, struct run_arena *arena, struct node_pool *nodes,
                        struct tree_version_pool *versions, const struct table_info *table)
 {
@@ -197,7 +214,7 @@ void tree_insert_table(struct tree *tree, struct run_arena *arena, struct node_p
     assert(table->level < LEVEL_COUNT);
     levels_changed(tree, arena, nodes, versions);
     manifest_level_insert(&tree->levels[table->level], nodes, table);
-    tree->tombstone_due[table->level] += table_tombstones_due(table);
+    level_count_in(tree, table);
 }
 
 void tree_remove_table(struct tree *tree, struct run_arena *arena, struct node_pool *nodes,
@@ -207,8 +224,7 @@ void tree_remove_table(struct tree *tree, struct run_arena *arena, struct node_p
     assert(table->level < LEVEL_COUNT);
     levels_changed(tree, arena, nodes, versions);
     manifest_level_remove(&tree->levels[table->level], nodes, table);
-    assert(tree->tombstone_due[table->level] >= table_tombstones_due(table));
-    tree->tombstone_due[table->level] -= table_tombstones_due(table);
+    level_count_out(tree, table);
 }
 
 void tree_update_table(struct tree *tree, struct run_arena *arena, struct node_pool *nodes,
@@ -220,8 +236,8 @@ void tree_update_table(struct tree *tree, struct run_arena *arena, struct node_p
     assert(table->index.address == before->index.address);
     levels_changed(tree, arena, nodes, versions);
     manifest_level_update(&tree->levels[table->level], nodes, table);
-    tree->tombstone_due[table->level] -= table_tombstones_due(before);
-    tree->tombstone_due[table->level] += table_tombstones_due(table);
+    level_count_out(tree, before);
+    level_count_in(tree, table);
 }
 
 uint64_t tree_table_count(const struct tree *tree)

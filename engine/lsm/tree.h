@@ -30,6 +30,8 @@ struct tree {
     struct manifest_level levels[LEVEL_COUNT];
     struct manifest_node **level_nodes;  /* [LEVEL_COUNT * node_max], memory of the levels */
     uint32_t tombstone_due[LEVEL_COUNT]; /* tables of the level with more than 25 % tombstones */
+    uint32_t tombstone_any[LEVEL_COUNT]; /* with at least one */
+    uint64_t level_values[LEVEL_COUNT];  /* values of its tables */
 
     struct manifest_version *manifest_version; /* as the levels are now; NULL when they changed */
     struct tree_version *version;              /* as the tree is now; NULL when it changed */

@@ -10,7 +10,7 @@
 static_assert(offsetof(struct journal_header, checksum_body) == 16, "layout");
 static_assert(offsetof(struct journal_header, sequence) == 48, "layout");
 static_assert(offsetof(struct journal_header, request_count) == 88, "layout");
-static_assert(offsetof(struct journal_header, zero) == 93, "layout");
+static_assert(offsetof(struct journal_header, zero) == 94, "layout");
 static_assert(SECTOR_SIZE % JOURNAL_HEADER_SIZE == 0, "a header never straddles a sector");
 
 static const uint8_t journal_zero[sizeof(((struct journal_header *)NULL)->zero)];
@@ -153,7 +153,10 @@ static bool header_is_next(const struct journal *journal, const struct journal_h
                           header->request_count <= BATCH_REQUEST_MAX;
     const bool is_seal = header->kind == JOURNAL_KIND_SEAL && header->request_count == 0 &&
                          header->size == JOURNAL_HEADER_SIZE;
-    return (is_batch || is_seal) && checksum_equal(&header->parent, &journal->parent) &&
+    const bool flags_known =
+        is_batch ? (header->flags & ~JOURNAL_FLAG_LOW) == 0 : header->flags == 0;
+    return (is_batch || is_seal) && flags_known &&
+           checksum_equal(&header->parent, &journal->parent) &&
            memcmp(header->zero, journal_zero, sizeof(journal_zero)) == 0;
 }
 

@@ -19,7 +19,8 @@
  *       80    8  timestamp        first timestamp given to its events
  *       88    4  request_count    requests in the body
  *       92    1  kind             enum journal_kind
- *       93   35  zero
+ *       93    1  flags            JOURNAL_FLAG_LOW
+ *       94   34  zero
  *
  * Recovery reads on from the checkpoint's entry. A bad entry with nothing valid of a higher
  * sequence anywhere in the ring is a torn tail, never acknowledged, and is dropped; otherwise it
@@ -46,6 +47,10 @@ enum journal_kind {
     JOURNAL_KIND_SEAL = 2,
 };
 
+/* Free blocks were scarce when the entry was made. How many there are depends on how far the file
+ * has grown, which is timing: what follows from it must be in the journal. */
+enum { JOURNAL_FLAG_LOW = 1 };
+
 struct journal_header {
     struct checksum checksum_header;
     struct checksum checksum_body;
@@ -57,7 +62,8 @@ struct journal_header {
     uint64_t timestamp;
     uint32_t request_count;
     uint8_t kind;
-    uint8_t zero[35];
+    uint8_t flags;
+    uint8_t zero[34];
 };
 static_assert(sizeof(struct journal_header) == JOURNAL_HEADER_SIZE, "no padding");
 
@@ -122,9 +128,9 @@ MUST_CHECK enum status journal_recover_next(struct journal *journal, void *buffe
                                             enum journal_recovery *outcome, uint64_t *bad_offset);
 
 /* Forest thread. Completes header.{checksums, parent, sequence, offset} of the entry in `buffer`
- * (size, commit, timestamp, request_count, kind and body set by the caller; buffer aligned, with
- * room for the padding, lent until journal_reap says it is durable) and hands it to the journal
- * thread. Requires: no write in flight, and room (journal_has_room). */
+ * (size, commit, timestamp, request_count, kind, flags and body set by the caller; buffer aligned,
+ * with room for the padding, lent until journal_reap says it is durable) and hands it to the
+ * journal thread. Requires: no write in flight, and room (journal_has_room). */
 void journal_submit(struct journal *journal, void *buffer);
 
 /* Whether an entry of `size` bytes fits before the tail. By the sizing of limits.h it always does

@@ -437,7 +437,7 @@ Test(journal, another_history_is_refused)
 /* Header fields that no submit could have written, under a right checksum. */
 Test(journal, impossible_headers_are_refused)
 {
-    for (int what = 0; what < 8; what++) {
+    for (int what = 0; what < 9; what++) {
         cr_assert(eq(int, append(5000), STATUS_OK));
         const uint64_t sequence = journal.sequence_next - 1;
         struct journal_header *header = (struct journal_header *)buffer;
@@ -463,8 +463,11 @@ Test(journal, impossible_headers_are_refused)
         case 6:
             header->request_count = BATCH_REQUEST_MAX + 1;
             break;
+        case 7:
+            header->flags = 2;
+            break;
         default:
-            header->zero[34] = 1;
+            header->zero[33] = 1;
             break;
         }
         header->checksum_header = checksum_seeded(77, buffer + 16, 112);
