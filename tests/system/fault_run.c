@@ -593,7 +593,7 @@ static void stop_handle(pid_t tid, int status, pid_t process)
     const int signal = WSTOPSIG(status);
     const int event = status >> 16;
     struct thread *thread = thread_of(tid);
-    int request = PTRACE_CONT;
+    enum __ptrace_request request = PTRACE_CONT;
     int pass = 0;
     if (event == PTRACE_EVENT_SECCOMP) {
         request = call_begin(thread, process) ? PTRACE_SYSCALL : PTRACE_CONT;
