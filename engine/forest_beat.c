@@ -85,11 +85,18 @@ static uint64_t half_bar_last_op(const struct forest *forest)
 
 static void damage(struct forest *forest, enum status status, uint64_t address, uint32_t tree_id)
 {
+    const char *advice =
+        "writes are refused, reads go on: check the disk; a restart recovers every "
+        "acknowledged request";
+    if (status == STATUS_CORRUPT) {
+        advice = "writes are refused, reads go on: copy out what you need before a restart, which "
+                 "would stop at this block; then run 'holt verify'";
+    }
     LOG_ERROR("forest.read_only", log_text("why", status_text(status)), log_u64("address", address),
-              log_u64("tree", tree_id),
-              log_text("do", "writes are refused, reads go on: copy out what you need before a "
-                             "restart, which would stop at this block; then run 'holt verify'"));
+              log_u64("tree", tree_id), log_text("do", advice));
     forest->read_only = true;
+    forest->bad_status = status;
+    forest->bad_address = address;
     forest->beats_owed = 0;
     forest->progress = FOREST_PROGRESS_NONE;
 }

@@ -247,9 +247,10 @@ bool forest_prefetch_reap(struct forest *forest)
         }
     }
     if (damaged) {
+        forest->bad_status = status == STATUS_OK ? STATUS_CORRUPT : status;
+        forest->bad_address = bad_address;
         LOG_ERROR("forest.prefetch_damaged", log_u64("address", bad_address),
-                  log_text("why",
-                           status == STATUS_OK ? status_text(STATUS_CORRUPT) : status_text(status)),
+                  log_text("why", status_text(forest->bad_status)),
                   log_text("do", "the requests that need it are refused: run 'holt verify'"));
     }
     return true;

@@ -128,8 +128,12 @@ struct forest {
 
     enum forest_phase phase;
     enum forest_progress progress;
-    bool read_only; /* compaction met a damaged block */
+    bool read_only; /* compaction met a damaged block, or could not write one */
     bool full;      /* the last write was refused for want of space */
+    /* Why it is read-only, or why the last prefetch refused requests: what a recovery that ends
+     * there gives as its reason. */
+    enum status bad_status;
+    uint64_t bad_address; /* 0: not known, or not a read */
 
     /* Write path. */
     struct batch batches[3];

@@ -245,8 +245,8 @@ static void open_tick(struct forest *forest)
 /* ---- Journal -----------------------------------------------------------------------------------
  */
 
-static enum status journal_damage(struct forest *forest, const char *what, uint64_t sequence,
-                                  uint64_t offset)
+static enum status journal_stop(struct forest *forest, const char *what, uint64_t sequence,
+                                uint64_t offset)
 {
     snprintf(forest->reason, sizeof forest->reason,
              "journal: entry %llu at offset %llu of the zone: %s", (unsigned long long)sequence,
@@ -258,8 +258,8 @@ static void replay_end(struct forest *forest, bool torn)
 {
     if (forest->bar_replayed) {
         /* The checkpoint was taken at the end of a bar whose entries were durable. */
-        open_end(forest, journal_damage(forest, "entries that the checkpoint holds are missing",
-                                        forest->journal.sequence_next, forest->journal.head));
+        open_end(forest, journal_stop(forest, "entries that the checkpoint holds are missing",
+                                      forest->journal.sequence_next, forest->journal.head));
         return;
     }
     forest->sequence_durable = forest->journal.sequence_next - 1;
@@ -276,6 +276,21 @@ static void replay_seal(struct forest *forest)
     forest->journal_since_checkpoint += SECTOR_SIZE;
 }
 
+/* Replay needs a block that it cannot have. */
+static void replay_stop(struct forest *forest)
+{
+    const unsigned long long address = forest->bad_address;
+    if (forest->bad_status == STATUS_CORRUPT) {
+        snprintf(forest->reason, sizeof forest->reason,
+                 "grid: replaying the journal met a damaged block at address %llu", address);
+    } else {
+        snprintf(forest->reason, sizeof forest->reason,
+                 "grid: replaying the journal: a block could not be read or written: %s",
+                 status_text(forest->bad_status));
+    }
+    open_end(forest, forest->bad_status);
+}
+
 /* Reads the next entry and starts its prefetch. */
 static void replay_next(struct forest *forest)
 {
@@ -284,11 +299,17 @@ static void replay_next(struct forest *forest)
     uint64_t bad_offset = 0;
     const enum status status =
         journal_recover_next(&forest->journal, batch->buffer, &outcome, &bad_offset);
+    if (status == STATUS_IO) {
+        (void)journal_stop(forest, status_text(status), forest->journal.sequence_next,
+                           forest->journal.head);
+        open_end(forest, status);
+        return;
+    }
     if (status != STATUS_OK) {
-        (void)journal_damage(forest,
-                             "damaged, and later entries are whole: acknowledged requests "
-                             "would be lost, so nothing is opened",
-                             forest->journal.sequence_next, bad_offset);
+        (void)journal_stop(forest,
+                           "damaged, and later entries are whole: acknowledged requests "
+                           "would be lost, so nothing is opened",
+                           forest->journal.sequence_next, bad_offset);
         open_end(forest, status);
         return;
     }
@@ -306,8 +327,8 @@ static void replay_next(struct forest *forest)
     }
     if (header->commit != forest->commit_executed + 1 || header->timestamp <= forest->timestamp ||
         batch_decode(batch, &forest->catalog) != STATUS_OK) {
-        open_end(forest, journal_damage(forest, "does not follow from what came before",
-                                        header->sequence, header->offset));
+        open_end(forest, journal_stop(forest, "does not follow from what came before",
+                                      header->sequence, header->offset));
         return;
     }
     forest->preparing = batch;
@@ -334,10 +355,7 @@ static bool replay_execute(struct forest *forest)
         /* Refused now, though it was accepted then: a block it depends on is damaged. */
         if (batch_request_refused(&batch->requests[i]) &&
             batch->requests[i].result != REQUEST_RESULT_OK) {
-            snprintf(forest->reason, sizeof forest->reason,
-                     "grid: replaying the journal met a damaged block at address %llu",
-                     (unsigned long long)forest->prefetch.slices[0].bad_address);
-            open_end(forest, STATUS_CORRUPT);
+            replay_stop(forest);
             return false;
         }
     }
@@ -365,9 +383,7 @@ bool forest_open_tick(struct forest *forest)
     progressed |= forest_beat_tick(forest);
     progressed |= forest_checkpoint_tick(forest);
     if (forest->read_only) {
-        snprintf(forest->reason, sizeof forest->reason,
-                 "grid: replaying the journal met a damaged block (see the log)");
-        open_end(forest, STATUS_CORRUPT);
+        replay_stop(forest);
         return true;
     }
     progressed |= forest_prefetch_reap(forest);
