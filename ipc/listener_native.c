@@ -114,7 +114,8 @@ struct connection {
     uint32_t start, end;
     struct slot *receiving; /* a long message on its way, or NULL */
     uint32_t received_size, expected_size;
-    uint64_t deadline_ns; /* of the greeting or of that message; 0: none */
+    uint64_t deadline_ns;          /* of the greeting or of that message; 0: none */
+    struct connection *taken_next; /* of the notices that it looks at */
     uint32_t peer_uid, peer_id;
 
     /* Guarded by listener.mutex. */
@@ -903,12 +904,13 @@ static void notices_take(struct listener_native *listener)
     listener->notices = NULL;
     for (struct connection *each = notices; each != NULL; each = each->notice_next) {
         each->noticed = false;
+        each->taken_next = each->notice_next; /* It may be noticed anew while we look. */
     }
     mutex_unlock(&listener->mutex);
 
     while (notices != NULL) {
         struct connection *connection = notices;
-        notices = connection->notice_next;
+        notices = connection->taken_next;
         if (connection->open) {
             connection_flush(listener, connection);
         } else {

@@ -6,6 +6,7 @@
  *   'h' ...      hold the request until daemon_release, then echo
  *   'd' ...      drop it
  *   'i' ...      answered by the handler itself, on the listener's thread: BUSY
+ *   'n'          reply with a u64: the manyth request it was that the handler was given
  *
  * Any other operation is echoed. And, beside it, the raw bytes of a client that misbehaves. */
 #pragma once
@@ -64,6 +65,7 @@ struct daemon {
     uint32_t held_count;
     bool stopping;
     uint32_t last_uid;
+    _Atomic uint64_t handled_count; /* requests that the handler was given */
 };
 
 /* Waits up to ten seconds for a condition that another thread or the kernel brings about. */
@@ -132,6 +134,13 @@ static void daemon_serve(struct daemon *daemon, struct exchange *exchange)
     case 'd':
         exchange_drop(exchange);
         break;
+    case 'n': {
+        const uint64_t number = (uint64_t)(uintptr_t)exchange->context;
+        const struct reply_header header =
+            protocol_reply_header(&exchange->header, RESULT_OK, sizeof number);
+        exchange_reply(exchange, &header, sizeof header, &number, sizeof number);
+        break;
+    }
     default:
         daemon_echo(exchange);
         break;
@@ -166,6 +175,7 @@ static void *daemon_run(void *context)
 static void daemon_handle(void *context, struct exchange *exchange)
 {
     struct daemon *daemon = context;
+    exchange->context = (void *)(uintptr_t)++daemon->handled_count;
     cr_assert(exchange->header.magic == PROTOCOL_MAGIC);
     cr_assert(exchange->request_size == PROTOCOL_HEADER_SIZE + exchange->header.body_size);
     if (exchange->header.body_size > 0 && exchange_body(exchange)[0] == 'i' &&
@@ -191,6 +201,7 @@ UNUSED_OK static void daemon_directory(struct daemon *daemon)
 
 UNUSED_OK static void daemon_start_with(struct daemon *daemon, struct listener_options options)
 {
+    daemon->handled_count = 0;
     pthread_mutex_init(&daemon->mutex, NULL);
     pthread_cond_init(&daemon->changed, NULL);
     daemon->head = NULL;
