@@ -195,9 +195,6 @@ static enum status checkpoint_write(struct checkpoint_job *checkpoint)
     if (status == STATUS_OK) {
         status = grid_sync(&forest->grid);
     }
-    if (status == STATUS_OK && grid_sync_failed(&forest->grid)) {
-        status = STATUS_IO;
-    }
     if (status == STATUS_OK) {
         status = superblock_write(forest->options.io, forest->superblock_buffer,
                                   &forest->superblock, &checkpoint->state);

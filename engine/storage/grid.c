@@ -39,20 +39,6 @@ static enum status write_zeros(struct io *io, const uint8_t *zeros, uint64_t off
     return STATUS_OK;
 }
 
-static enum status sync_or_remember(struct grid *grid)
-{
-    if (grid_sync_failed(grid)) {
-        return STATUS_IO;
-    }
-    const enum status status = io_sync(grid->io);
-    if (status != STATUS_OK) {
-        atomic_store(&grid->sync_failed, true);
-        return status;
-    }
-    /* Another sync may have failed meanwhile and taken the bad news of our writes with it. */
-    return grid_sync_failed(grid) ? STATUS_IO : STATUS_OK;
-}
-
 /* One chunk more. Only the growth job, of which one runs at a time, changes block_count. */
 static enum status grow_chunk(struct grid *grid)
 {
@@ -63,7 +49,7 @@ static enum status grow_chunk(struct grid *grid)
     enum status status = write_zeros(grid->io, grid->zeros, address_offset(grid, block_count + 1),
                                      (target - block_count) * grid->block_size);
     if (status == STATUS_OK) {
-        status = sync_or_remember(grid);
+        status = io_sync(grid->io);
     }
     if (status == STATUS_OK) {
         atomic_store_explicit(&grid->block_count, target, memory_order_release);
@@ -314,12 +300,12 @@ enum status grid_write_blocks(struct grid *grid, uint64_t address, uint32_t coun
 
 enum status grid_sync(struct grid *grid)
 {
-    return sync_or_remember(grid);
+    return io_sync(grid->io);
 }
 
 bool grid_sync_failed(struct grid *grid)
 {
-    return atomic_load(&grid->sync_failed);
+    return io_sync_failed(grid->io);
 }
 
 enum status grid_read_block(struct grid *grid, const struct block_reference *reference,

@@ -6,9 +6,8 @@
  * it never decides an address: whoever holds an address past the grown end waits.
  *
  * Growth that fails leaves a usable grid of the size it had, says so in grow_status and is tried
- * again when next asked for. A sync that fails is for good: what it should have covered, whoever
- * wrote it, may be lost, and a later sync would not say so. From then on no sync and no growth
- * succeeds, and the owner must stop (grid_sync_failed). */
+ * again when next asked for. A sync that fails is for good (engine/storage/io.h): from then on no
+ * growth succeeds, and the owner must stop (grid_sync_failed). */
 #pragma once
 
 #include <stdbool.h>
@@ -46,7 +45,6 @@ struct grid {
     bool grow_queued;                /* the job has not begun; guarded by grow_mutex */
     _Atomic bool growing;            /* queued or running; written under grow_mutex */
     _Atomic enum status grow_status; /* NO_SPACE or IO of the last try; OK again when one works */
-    _Atomic bool sync_failed;        /* once, for good */
 
     _Atomic uint64_t blocks_written; /* for stat and benchmarks */
     _Atomic uint64_t blocks_read;
@@ -82,8 +80,8 @@ MUST_CHECK enum status grid_write_blocks(struct grid *grid, uint64_t address, ui
                                          const uint8_t *buffer);
 /* Any thread, blocking. What was written before is on stable storage. STATUS_IO stays. */
 MUST_CHECK enum status grid_sync(struct grid *grid);
-/* Any thread. Whether a sync of the grid, growth's included, has ever failed: nothing written since
- * the one before may be called durable, in any zone. */
+/* Any thread. Whether a sync of the file, anybody's, has ever failed: nothing written since the one
+ * before may be called durable, in any zone. */
 bool grid_sync_failed(struct grid *grid);
 
 /* Any thread, blocking, past the cache: one block into `buffer`, verified. STATUS_CORRUPT and

@@ -4,6 +4,7 @@
  * Offsets, sizes and buffers are multiples of SECTOR_SIZE (asserted): O_DIRECT needs it. */
 #pragma once
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -18,8 +19,8 @@ struct io_ops {
     enum status (*read)(struct io *io, uint64_t offset, void *buffer, size_t size);
     /* Any thread. Writes all or fails; may extend the file. STATUS_NO_SPACE, STATUS_IO. */
     enum status (*write)(struct io *io, uint64_t offset, const void *buffer, size_t size);
-    /* Any thread. What was written before is on stable storage when this returns OK. Never
-     * retried by callers: after a failure nothing is known. */
+    /* Any thread. What was written before is on stable storage when this returns OK. After a
+     * failure nothing is known, whoever wrote it: io_sync never succeeds again. */
     enum status (*sync)(struct io *io);
     /* Bytes in the file. */
     enum status (*size)(struct io *io, uint64_t *size);
@@ -27,6 +28,7 @@ struct io_ops {
 
 struct io {
     const struct io_ops *ops;
+    _Atomic bool sync_failed; /* once, for good */
 };
 
 MUST_CHECK static inline enum status io_read(struct io *io, uint64_t offset, void *buffer,
@@ -41,9 +43,25 @@ MUST_CHECK static inline enum status io_write(struct io *io, uint64_t offset, co
     return io->ops->write(io, offset, buffer, size);
 }
 
+/* The kernel tells of a failed write once, to one caller of sync, whosever write it was; so what
+ * one is told all are told. Any thread. */
+static inline bool io_sync_failed(struct io *io)
+{
+    return atomic_load(&io->sync_failed);
+}
+
 MUST_CHECK static inline enum status io_sync(struct io *io)
 {
-    return io->ops->sync(io);
+    if (io_sync_failed(io)) {
+        return STATUS_IO;
+    }
+    const enum status status = io->ops->sync(io);
+    if (status != STATUS_OK) {
+        atomic_store(&io->sync_failed, true);
+        return status;
+    }
+    /* Another one may have failed meanwhile, and taken the bad news of our writes with it. */
+    return io_sync_failed(io) ? STATUS_IO : STATUS_OK;
 }
 
 MUST_CHECK static inline enum status io_size(struct io *io, uint64_t *size)

@@ -186,7 +186,7 @@ void sim_io_init(struct sim_io *sim, uint64_t size_limit)
 
     const uint64_t sector_count = size_limit / SECTOR_SIZE;
     *sim = (struct sim_io){
-        .io = {&sim_ops},
+        .io = {.ops = &sim_ops},
         .mutex = PTHREAD_MUTEX_INITIALIZER,
         .bytes = map_zeros(size_limit),
         .durable = map_zeros(size_limit),
@@ -263,6 +263,7 @@ bool sim_io_armed(struct sim_io *sim)
 /* What is in `bytes` now becomes the disk after the crash. */
 static void crash_complete(struct sim_io *sim)
 {
+    sim->io.sync_failed = false;
     sync_locked(sim);
     sim->read_fault = (struct sim_io_fault){0};
     sim->write_fault = (struct sim_io_fault){0};
@@ -325,6 +326,13 @@ void sim_io_crash_keep_all(struct sim_io *sim)
 {
     sim_lock(sim);
     crash_complete(sim);
+    sim_unlock(sim);
+}
+
+void sim_io_reopen(struct sim_io *sim)
+{
+    sim_lock(sim);
+    sim->io.sync_failed = false;
     sim_unlock(sim);
 }
 

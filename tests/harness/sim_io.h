@@ -90,6 +90,9 @@ void sim_io_crash(struct sim_io *sim, uint64_t seed);
 void sim_io_crash_lose_all(struct sim_io *sim);
 void sim_io_crash_keep_all(struct sim_io *sim);
 
+/* The process has ended, the machine has not, and another one opens the file. */
+void sim_io_reopen(struct sim_io *sim);
+
 /* Rot: flips the bits of `mask` in the byte at `offset`, on disk and in what is not yet synced. */
 void sim_io_flip(struct sim_io *sim, uint64_t offset, uint8_t mask);
 

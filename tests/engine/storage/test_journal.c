@@ -484,6 +484,7 @@ Test(journal, recovered_entries_are_durable_before_anything_is_appended)
     cr_assert(eq(int, append(5000), STATUS_OK));
     sim_io_fail_sync(&sim, 1, STATUS_IO); /* The process dies of it; the bytes are in a cache. */
     cr_assert(eq(int, append(5000), STATUS_IO));
+    sim_io_reopen(&sim);
     cr_assert(eq(u64, recover_cleanly(JOURNAL_RECOVERY_END), 3));
     sim_io_crash_lose_all(&sim);
     cr_assert(eq(u64, recover_cleanly(JOURNAL_RECOVERY_END), 3));
@@ -512,6 +513,15 @@ Test(journal, failures_of_the_disk_are_passed_on)
     sim_io_fail_sync(&sim, 1, STATUS_IO);
     (void)recover(&outcome, &status, &bad_offset);
     cr_assert(eq(int, status, STATUS_IO));
+}
+
+Test(journal, a_sync_that_failed_for_somebody_else_failed_for_all)
+{
+    cr_assert(eq(int, append(5000), STATUS_OK));
+    sim_io_fail_sync(&sim, 1, STATUS_IO);
+    cr_assert(eq(int, io_sync(&sim.io), STATUS_IO)); /* Of a superblock, say. */
+    cr_assert(eq(int, append(5000), STATUS_IO));
+    cr_assert(io_sync_failed(&sim.io));
 }
 
 Test(journal, small_entries_are_read_many_at_a_time)

@@ -93,6 +93,8 @@ Test(sim_io, faults_fire_once_at_their_turn)
     cr_assert(eq(int, io_sync(&sim.io), STATUS_IO));
     cr_assert(eq(u8, sim.durable[0], 0));
     cr_assert(not(sim_io_armed(&sim)));
+    cr_assert(eq(int, io_sync(&sim.io), STATUS_IO)); /* For good, until another process opens it. */
+    sim_io_reopen(&sim);
     cr_assert(eq(int, io_sync(&sim.io), STATUS_OK));
     cr_assert(eq(u8, sim.durable[0], 'b'));
 }
