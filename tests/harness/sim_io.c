@@ -42,14 +42,27 @@ static void assert_aligned(uint64_t offset, const void *buffer, size_t size)
     (void)size;
 }
 
+/* Whether the calling thread's name begins so. */
+static bool thread_is(const char *name)
+{
+    char own[16] = "";
+    (void)pthread_getname_np(pthread_self(), own, sizeof own);
+    return strncmp(own, name, strlen(name)) == 0;
+}
+
+static bool countdown_fires(uint64_t *countdown)
+{
+    if (*countdown == 0) {
+        return false;
+    }
+    *countdown -= 1;
+    return *countdown == 0;
+}
+
 /* Counts one operation towards `fault`; true when this is the one that it hits. */
 static bool fault_fires(struct sim_io_fault *fault)
 {
-    if (fault->countdown == 0) {
-        return false;
-    }
-    fault->countdown -= 1;
-    return fault->countdown == 0;
+    return countdown_fires(&fault->countdown);
 }
 
 /* Copies into what reads see and remembers the touched sectors. A torn write's keep_size need not
@@ -79,14 +92,26 @@ static enum status sim_read(struct io *io, uint64_t offset, void *buffer, size_t
     sim_lock(sim);
     enum status status = STATUS_OK;
     sim->read_count += 1;
+    if (sim->hold_countdown > 0 && thread_is(sim->hold_thread) &&
+        countdown_fires(&sim->hold_countdown)) {
+        const uint64_t number = ++sim->held;
+        while (sim->let_go < number) {
+            pthread_cond_wait(&sim->changed, &sim->mutex);
+        }
+    }
+    const bool spoiled = countdown_fires(&sim->spoil_countdown);
     if (sim->power_lost) {
         status = STATUS_IO;
-    } else if (fault_fires(&sim->read_fault)) {
+    } else if (fault_fires(&sim->read_fault) || sim->reads_fail) {
+        sim->reads_fail = sim->reads_fail_after;
         status = sim->read_fault.status;
     } else if (offset > sim->size || size > sim->size - offset) {
         status = STATUS_IO;
     } else {
         memcpy(buffer, sim->bytes + offset, size);
+    }
+    for (size_t i = 0; spoiled && i < size; i += SECTOR_SIZE) {
+        ((uint8_t *)buffer)[i + SECTOR_SIZE / 2] ^= 1;
     }
     sim_unlock(sim);
     return status;
@@ -188,6 +213,7 @@ void sim_io_init(struct sim_io *sim, uint64_t size_limit)
     *sim = (struct sim_io){
         .io = {.ops = &sim_ops},
         .mutex = PTHREAD_MUTEX_INITIALIZER,
+        .changed = PTHREAD_COND_INITIALIZER,
         .bytes = map_zeros(size_limit),
         .durable = map_zeros(size_limit),
         .size_limit = size_limit,
@@ -205,6 +231,7 @@ void sim_io_deinit(struct sim_io *sim)
     munmap(sim->unsynced, sector_count);
     munmap(sim->unsynced_list, sector_count * sizeof(uint64_t));
     pthread_mutex_destroy(&sim->mutex);
+    pthread_cond_destroy(&sim->changed);
     *sim = (struct sim_io){0};
 }
 
@@ -229,6 +256,18 @@ void sim_io_limit(struct sim_io *sim, uint64_t size_limit)
 void sim_io_fail_read(struct sim_io *sim, uint64_t n, enum status status)
 {
     fault_arm(sim, &sim->read_fault, n, 0, status);
+    sim_lock(sim);
+    sim->reads_fail = false;
+    sim->reads_fail_after = false;
+    sim_unlock(sim);
+}
+
+void sim_io_fail_reads(struct sim_io *sim, uint64_t n, enum status status)
+{
+    sim_io_fail_read(sim, n, status);
+    sim_lock(sim);
+    sim->reads_fail_after = n > 0;
+    sim_unlock(sim);
 }
 
 void sim_io_fail_write(struct sim_io *sim, uint64_t n, enum status status)
@@ -251,11 +290,43 @@ void sim_io_lose_power(struct sim_io *sim, uint64_t n)
     fault_arm(sim, &sim->power_fault, n, 0, STATUS_IO);
 }
 
+void sim_io_spoil_read(struct sim_io *sim, uint64_t n)
+{
+    sim_lock(sim);
+    sim->spoil_countdown = n;
+    sim_unlock(sim);
+}
+
+void sim_io_hold_read(struct sim_io *sim, uint64_t n, const char *thread)
+{
+    sim_lock(sim);
+    sim->hold_thread = thread;
+    sim->hold_countdown = n;
+    sim_unlock(sim);
+}
+
+bool sim_io_holds(struct sim_io *sim)
+{
+    sim_lock(sim);
+    const bool holds = sim->held > sim->let_go;
+    sim_unlock(sim);
+    return holds;
+}
+
+void sim_io_let_go(struct sim_io *sim)
+{
+    sim_lock(sim);
+    sim->let_go = sim->held;
+    pthread_cond_broadcast(&sim->changed);
+    sim_unlock(sim);
+}
+
 bool sim_io_armed(struct sim_io *sim)
 {
     sim_lock(sim);
-    const bool armed = sim->read_fault.countdown > 0 || sim->write_fault.countdown > 0 ||
-                       sim->sync_fault.countdown > 0 || sim->power_fault.countdown > 0;
+    const bool armed = sim->spoil_countdown > 0 || sim->read_fault.countdown > 0 ||
+                       sim->write_fault.countdown > 0 || sim->sync_fault.countdown > 0 ||
+                       sim->power_fault.countdown > 0;
     sim_unlock(sim);
     return armed;
 }
@@ -265,6 +336,9 @@ static void crash_complete(struct sim_io *sim)
 {
     sim->io.sync_failed = false;
     sync_locked(sim);
+    sim->spoil_countdown = 0;
+    sim->reads_fail = false;
+    sim->reads_fail_after = false;
     sim->read_fault = (struct sim_io_fault){0};
     sim->write_fault = (struct sim_io_fault){0};
     sim->sync_fault = (struct sim_io_fault){0};

@@ -42,7 +42,14 @@ struct sim_io {
     uint64_t *unsynced_list; /* [capacity / SECTOR_SIZE] sector numbers, oldest write first */
     uint64_t unsynced_count;
 
+    pthread_cond_t changed;   /* of a held read: it is held, or let go */
+    uint64_t hold_countdown;  /* reads until one is held; 0 = not armed */
+    const char *hold_thread;  /* of threads whose names begin so */
+    uint64_t held, let_go;    /* reads held so far, and of those let go */
+    uint64_t spoil_countdown; /* reads until one is spoiled; 0 = not armed */
     struct sim_io_fault read_fault;
+    bool reads_fail_after; /* the fault, once it fires, stays */
+    bool reads_fail;
     struct sim_io_fault write_fault;
     struct sim_io_fault sync_fault;
     struct sim_io_fault power_fault; /* counts writes and syncs */
@@ -66,6 +73,8 @@ void sim_io_limit(struct sim_io *sim, uint64_t size_limit);
 /* The n-th operation of its kind from now returns `status` and does nothing. A failed sync leaves
  * everything unsynced. n = 0 disarms. */
 void sim_io_fail_read(struct sim_io *sim, uint64_t n, enum status status);
+/* The n-th read from now fails, and every one after it. n = 0 disarms. */
+void sim_io_fail_reads(struct sim_io *sim, uint64_t n, enum status status);
 void sim_io_fail_write(struct sim_io *sim, uint64_t n, enum status status);
 void sim_io_fail_sync(struct sim_io *sim, uint64_t n, enum status status);
 
@@ -77,6 +86,17 @@ void sim_io_tear_write(struct sim_io *sim, uint64_t n, uint64_t keep_size, enum 
  * ones (a sync does nothing), it and every later operation returns STATUS_IO until sim_io_crash
  * decides what survived. */
 void sim_io_lose_power(struct sim_io *sim, uint64_t n);
+
+/* The n-th read from now returns STATUS_OK with a flipped bit in every sector; the disk is whole.
+ */
+void sim_io_spoil_read(struct sim_io *sim, uint64_t n);
+
+/* The n-th read from now, by a thread whose name begins so, does not return before sim_io_let_go: a
+ * disk that takes its time. The next one may be armed while it is held. */
+void sim_io_hold_read(struct sim_io *sim, uint64_t n, const char *thread);
+/* Whether a read is held now. */
+bool sim_io_holds(struct sim_io *sim);
+void sim_io_let_go(struct sim_io *sim);
 
 /* Whether any fault is armed and has not fired. */
 bool sim_io_armed(struct sim_io *sim);
