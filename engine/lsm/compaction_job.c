@@ -68,20 +68,11 @@ static void list_released(struct compaction_job *job, uint64_t address)
     job->released_count += 1;
 }
 
-static enum status corrupt(struct compaction_job *job, uint64_t address)
-{
-    job->bad_address = address;
-    return STATUS_CORRUPT;
-}
-
 /* Reads and checks one index block, and lists the table's blocks for release. */
 static enum status index_open(struct compaction_job *job, const struct table_info *table,
                               bool release, uint8_t *block, struct table_index *index)
 {
-    enum status status = grid_read_blocks(job->grid, table->index.address, 1, block);
-    if (status == STATUS_OK) {
-        status = block_verify(block, job->geometry->block_size, &table->index, BLOCK_TYPE_INDEX);
-    }
+    enum status status = grid_read_block(job->grid, &table->index, BLOCK_TYPE_INDEX, block);
     if (status == STATUS_OK) {
         status = table_index_decode(job->geometry, &job->shape, block, index);
     }
@@ -140,10 +131,16 @@ static enum status stream_load_window(struct compaction_job *job, struct table_s
                first.address + count) {
         count += 1;
     }
-    const enum status status = grid_read_blocks(job->grid, first.address, count, stream->window);
-    if (status != STATUS_OK) {
-        job->bad_address = first.address;
-        return status;
+    if (grid_read_blocks(job->grid, first.address, count, stream->window) != STATUS_OK) {
+        /* One block at a time then: a second look, and the address of the one that cannot be read.
+         */
+        const enum status status =
+            grid_read_block(job->grid, &first, BLOCK_TYPE_VALUE, stream->window);
+        if (status != STATUS_OK) {
+            job->bad_address = first.address;
+            return status;
+        }
+        count = 1;
     }
     stream->window_count = count;
     stream->window_used = 0;
@@ -200,16 +197,20 @@ static enum status stream_refill(struct compaction_job *job, struct table_stream
                 return status;
             }
         }
-        const uint8_t *block = stream->window + (size_t)stream->window_used * block_size;
+        uint8_t *block = stream->window + (size_t)stream->window_used * block_size;
         const struct block_reference reference =
             table_index_value_reference(&stream->index, stream->block_index);
         uint32_t count = 0;
         enum status status = block_verify(block, block_size, &reference, BLOCK_TYPE_VALUE);
+        if (status != STATUS_OK) { /* A second look, before damage is declared. */
+            status = grid_read_block(job->grid, &reference, BLOCK_TYPE_VALUE, block);
+        }
         if (status == STATUS_OK) {
             status = table_value_block_decode(job->geometry, &job->shape, block, &count);
         }
         if (status != STATUS_OK) {
-            return corrupt(job, reference.address);
+            job->bad_address = reference.address;
+            return status;
         }
         if (VERIFY) {
             assert(job->shape.ops->verify(block_body_const(block), count, job->shape.value_size));

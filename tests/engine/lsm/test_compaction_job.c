@@ -712,10 +712,45 @@ Test(compaction_job, a_failed_read_stops_it_with_an_address)
     for (uint64_t seed = 0; seed < 36; seed++) {
         build(seed, COMPACTION_TARGET_MAX);
         collect_inputs();
-        failed += fail_each(sim_io_fail_read, STATUS_IO, true);
+        failed += fail_each(sim_io_fail_reads, STATUS_IO, true);
         trees_deinit();
     }
     cr_assert(failed > 200, "%u", failed);
+}
+
+static void spoil(struct sim_io *sim, uint64_t n, enum status status)
+{
+    (void)status;
+    sim_io_spoil_read(sim, n);
+}
+
+/* One bad read is no damage: each is looked at twice. */
+Test(compaction_job, a_read_that_fails_or_errs_once_is_read_again)
+{
+    static void (*const arms[])(struct sim_io * sim, uint64_t n,
+                                enum status status) = {sim_io_fail_read, spoil};
+    uint32_t fired_count = 0;
+    for (uint64_t seed = 0; seed < 24; seed++) {
+        build(seed, COMPACTION_TARGET_MAX);
+        collect_inputs();
+        for (uint64_t n = 1, fired = true; fired; n++) {
+            const struct compaction_job plan = job;
+            arms[seed % 2](&fixture.sim, n, STATUS_IO);
+            compaction_job_run(&job.job);
+            fired = !sim_io_armed(&fixture.sim);
+            arms[seed % 2](&fixture.sim, 0, STATUS_IO);
+            fired_count += fired;
+            cr_assert(eq(int, job.status, STATUS_OK));
+            check_outputs(expect(ORDINAL_MAX, 0, ORDINAL_MAX));
+            check_released_as(inputs, input_count);
+            job_end();
+            if (fired) {
+                job_again(&plan);
+            }
+        }
+        trees_deinit();
+    }
+    cr_assert(fired_count > 100, "%u", fired_count);
 }
 
 Test(compaction_job, a_failed_write_stops_it)
@@ -746,8 +781,9 @@ Test(compaction_job, a_failed_read_stops_a_discard)
         collect_inputs();
         const struct compaction_job plan = job;
         for (uint32_t n = 0; n < plan.target_count; n++) {
-            sim_io_fail_read(&fixture.sim, n + 1, STATUS_IO);
+            sim_io_fail_reads(&fixture.sim, n + 1, STATUS_IO);
             compaction_job_run(&job.job);
+            sim_io_fail_reads(&fixture.sim, 0, STATUS_OK);
             cr_assert(eq(u64, job.bad_address, plan.targets[n].index.address));
             check_failed(STATUS_IO);
             job_again(&plan);

@@ -758,7 +758,7 @@ static void damage_stops(uint64_t seed, uint32_t worker_count, bool flip)
         }
     }
     if (!flip) {
-        sim_io_fail_read(&world.sim, 3, STATUS_IO);
+        sim_io_fail_reads(&world.sim, 3, STATUS_IO);
         planned = true;
     }
     progress(1, 1);
@@ -779,7 +779,7 @@ static void damage_stops(uint64_t seed, uint32_t worker_count, bool flip)
         take_snapshot(&after);
         cr_assert(eq(int, memcmp(&before, &after, sizeof before), 0));
     }
-    sim_io_fail_read(&world.sim, 0, STATUS_IO);
+    sim_io_fail_reads(&world.sim, 0, STATUS_IO);
     manifest_log_reset(&world.log);
     cr_assert(eq(u32, world.free_set.reservation_count, 0));
     world_deinit();
