@@ -299,16 +299,12 @@ static void replay_next(struct forest *forest)
     uint64_t bad_offset = 0;
     const enum status status =
         journal_recover_next(&forest->journal, batch->buffer, &outcome, &bad_offset);
-    if (status == STATUS_IO) {
-        (void)journal_stop(forest, status_text(status), forest->journal.sequence_next,
-                           forest->journal.head);
-        open_end(forest, status);
-        return;
-    }
     if (status != STATUS_OK) {
         (void)journal_stop(forest,
-                           "damaged, and later entries are whole: acknowledged requests "
-                           "would be lost, so nothing is opened",
+                           status == STATUS_CORRUPT
+                               ? "damaged, and later entries are whole: acknowledged requests "
+                                 "would be lost, so nothing is opened"
+                               : status_text(status),
                            forest->journal.sequence_next, bad_offset);
         open_end(forest, status);
         return;

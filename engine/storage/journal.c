@@ -241,7 +241,8 @@ static enum status candidate_load(struct journal *journal, uint8_t *buffer, uint
 
 /* Whether any sector of the ring holds the authentic header of a later entry than the one expected.
  * Its body does not matter: an entry is begun only when the one before it is durable. */
-static enum status scan_for_later(struct journal *journal, uint8_t *buffer, bool *found)
+static enum status scan_for_later(struct journal *journal, uint8_t *buffer, bool *found,
+                                  uint64_t *bad_offset)
 {
     const uint64_t chunk_size = min_u64(journal->entry_size_max, IO_SIZE_MAX);
     journal->window_size = 0;
@@ -250,6 +251,7 @@ static enum status scan_for_later(struct journal *journal, uint8_t *buffer, bool
         const uint64_t size = min_u64(chunk_size, journal->zone_size - start);
         const enum status status = io_read(journal->io, journal->zone_offset + start, buffer, size);
         if (status != STATUS_OK) {
+            *bad_offset = start;
             return status;
         }
         for (uint64_t i = 0; i < size; i += SECTOR_SIZE) {
@@ -262,22 +264,27 @@ static enum status scan_for_later(struct journal *journal, uint8_t *buffer, bool
     return STATUS_OK;
 }
 
-/* Nothing whole is at the expected place: is that the end? */
-static enum status judge_end(struct journal *journal, uint8_t *buffer, bool torn,
-                             enum journal_recovery *outcome)
+/* Nothing whole is at the expected place, `suspect` is where something was: is that the end? */
+static enum status judge_end(struct journal *journal, uint8_t *buffer, bool torn, uint64_t suspect,
+                             enum journal_recovery *outcome, uint64_t *bad_offset)
 {
     bool later = false;
-    const enum status status = scan_for_later(journal, buffer, &later);
+    enum status status = scan_for_later(journal, buffer, &later, bad_offset);
     if (status != STATUS_OK) {
         return status;
     }
     if (later) {
+        *bad_offset = suspect;
         return STATUS_CORRUPT;
     }
     *outcome = torn ? JOURNAL_RECOVERY_TORN : JOURNAL_RECOVERY_END;
     /* The last entry may have been read from a cache above the disk, left by a process that was
      * killed before its sync. The next append would then be durable without its parent. */
-    return io_sync(journal->io);
+    status = io_sync(journal->io);
+    if (status != STATUS_OK) {
+        *bad_offset = suspect;
+    }
+    return status;
 }
 
 enum status journal_recover_next(struct journal *journal, void *buffer,
@@ -301,6 +308,7 @@ enum status journal_recover_next(struct journal *journal, void *buffer,
             const enum status status =
                 candidate_load(journal, buffer, places[i], fresh == 1, &candidate);
             if (status != STATUS_OK) {
+                *bad_offset = places[i];
                 return status;
             }
             if (candidate == CANDIDATE_WHOLE) {
@@ -318,11 +326,7 @@ enum status journal_recover_next(struct journal *journal, void *buffer,
             }
         }
     }
-    const enum status status = judge_end(journal, buffer, torn, outcome);
-    if (status == STATUS_CORRUPT) {
-        *bad_offset = suspect;
-    }
-    return status;
+    return judge_end(journal, buffer, torn, suspect, outcome, bad_offset);
 }
 
 /* ---- Appending ---------------------------------------------------------------------------------

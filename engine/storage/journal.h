@@ -123,7 +123,8 @@ enum journal_recovery {
  * at buffer[0] and its body are verified, and the journal has advanced past it. Best given the same
  * buffer each time: behind the entry it keeps what was read ahead. END and TORN sync first, so that
  * nothing recovered can be lost after something new was appended. STATUS_CORRUPT: damage before a
- * later valid entry; *bad_offset says where (zone offset). STATUS_IO. */
+ * later valid entry. STATUS_IO: reading or syncing failed, which says nothing of what is there. In
+ * both cases *bad_offset says where (zone offset). */
 MUST_CHECK enum status journal_recover_next(struct journal *journal, void *buffer,
                                             enum journal_recovery *outcome, uint64_t *bad_offset);
 

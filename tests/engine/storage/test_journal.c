@@ -500,11 +500,13 @@ Test(journal, failures_of_the_disk_are_passed_on)
     for (uint64_t n = 1, fired = true; fired; n++) {
         enum journal_recovery outcome = JOURNAL_RECOVERY_ENTRY;
         enum status status = STATUS_CLOSED;
-        uint64_t bad_offset = 0;
+        uint64_t bad_offset = UINT64_MAX;
         sim_io_fail_read(&sim, n, STATUS_IO);
         (void)recover(&outcome, &status, &bad_offset);
         fired = !sim_io_armed(&sim);
         cr_assert(eq(int, status, fired ? STATUS_IO : STATUS_OK));
+        cr_assert(bad_offset == UINT64_MAX || fired); /* Where, in the zone. */
+        cr_assert(bad_offset < geometry.journal_size || !fired);
         sim_io_fail_read(&sim, 0, STATUS_OK);
     }
     enum journal_recovery outcome = JOURNAL_RECOVERY_ENTRY;
