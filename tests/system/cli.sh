@@ -23,7 +23,8 @@ for command in format start create drop import get query count stat verify ping 
 done
 
 expect "format refuses a bad block size" 64 "power of two" "$HOLT" format x.holt --block-size 5000
-expect "format refuses a small journal" 64 "at least" "$HOLT" format x.holt --journal-size 4K
+expect "format refuses a small journal" 64 "4K, from " "$HOLT" format x.holt --journal-size 4K
+expect "format refuses a large journal" 64 "to 256G" "$HOLT" format x.holt --journal-size 10T
 expect "format refuses a missing directory" 66 "its directory" "$HOLT" format none/x.holt
 expect "format refuses an empty path" 64 "FILE is empty" "$HOLT" format ""
 expect "format beyond the limit of file sizes" 73 "removed again" \
@@ -202,13 +203,31 @@ expect "drop twice" 66 "people" "$HOLT" drop people
 expect "its name is free again" 0 "created" "$HOLT" create people 'a u8'
 # A descriptor of our own for each standard stream that is closed: none of them is the data file.
 "$HOLT" format c.holt --block-size 16K >/dev/null
-"$HOLT" start c.holt --socket c.holt.sock 0<&- >&- 2>&- &
+"$HOLT" start c.holt --socket c.holt.sock --reads 256 --connections 1 0<&- >&- 2>&- &
 closed=$!
 "$HOLT" ping --wait 120 --socket c.holt.sock >/dev/null
 same "the data file is no standard stream" \
     "$(readlink /proc/$closed/fd/{0,1,2} | sort -u)" "/dev/null"
-kill "$closed"
-wait "$closed"
+python3 -c '
+import socket, sys, time
+s = socket.socket(socket.AF_UNIX)
+s.connect(sys.argv[1])
+s.sendall(b"\0SP\0\0\x30\0\0")
+s.recv(8)
+print("taken", flush=True)
+sys.stdin.read()
+' c.holt.sock < <(while [ ! -e enough ]; do sleep 0.1; done) >taken &
+holder=$!
+while [ ! -s taken ]; do sleep 0.1; done
+expect "a daemon without a free connection is told" 75 "connections are taken" \
+    "$HOLT" ping --socket c.holt.sock
+touch enough
+wait "$holder"
+# As timeout(1) does: the process and its group. The second is no second wish.
+kill -TERM "$closed"
+kill -INT "$closed" 2>/dev/null || true
+wait "$closed" && code=0 || code=$?
+same "a signal and its echo stop it cleanly" "$code" 0
 
 daemon_stop TERM && code=0 || code=$?
 same "SIGTERM ends cleanly" "$code" 0
