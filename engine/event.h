@@ -65,4 +65,6 @@ enum request_result {
     REQUEST_RESULT_READ_ONLY, /* compaction met a damaged block */
     REQUEST_RESULT_CORRUPT,   /* what was asked for is damaged on disk */
     REQUEST_RESULT_SHUTTING_DOWN,
+    REQUEST_RESULT_OVERTAKEN, /* a read: writes took its version from it too often */
+    REQUEST_RESULT_BUDGET,    /* a read: it looked through all that one read may */
 };

@@ -27,6 +27,22 @@ static uint32_t node_max_of(const struct geometry *geometry)
     return manifest_level_node_max(table_count_max_of(geometry));
 }
 
+/* The levels of one tree, in a version. */
+static uint32_t tree_node_max_of(const struct geometry *geometry)
+{
+    return node_max_of(geometry) + (LEVEL_COUNT - 1) * manifest_level_node_max(0);
+}
+
+/* All levels as they are; and as the newest version has them, which is behind by what the beats of
+ * its own batch have joined: two half-bars at most. Older versions get what is left (nodes_ready).
+ */
+static uint32_t node_count_of(const struct geometry *geometry)
+{
+    const uint32_t level_count = geometry->tree_count_max * LEVEL_COUNT;
+    return node_max_of(geometry) + (level_count - 1) * manifest_level_node_max(0) +
+           2 * compaction_job_count_max(geometry->tree_count_max) * COMPACTION_NODE_MAX;
+}
+
 static uint32_t run_count_max_of(const struct geometry *geometry)
 {
     /* Both memory tables of each tree, and as much again held by versions. */
@@ -100,13 +116,13 @@ void forest_plan(const struct geometry *geometry, const struct forest_options *o
     plan_add(plan, "free set", 3 * free_set_bytes(geometry) + 2 * free_set_bytes(geometry),
              "3 bits per block of the limit, and their encoding");
     plan_add(plan, "checkpoint trailers", trailers, "free set and catalog, as blocks");
-    plan_add(plan, "manifest nodes", node_max * sizeof(struct manifest_node),
-             "tables_max in half-filled nodes");
+    plan_add(plan, "manifest nodes", node_count_of(geometry) * sizeof(struct manifest_node),
+             "tables_max in half-filled nodes, copies of two half-bars");
     plan_add(plan, "manifest levels", trees * LEVEL_COUNT * node_max * 8, "node lists per level");
     plan_add(plan, "versions",
              trees * TREE_VERSIONS_PER_TREE * sizeof(struct tree_version) +
                  trees * MANIFEST_VERSIONS_PER_TREE *
-                     (sizeof(struct manifest_version) + node_max * 8),
+                     (sizeof(struct manifest_version) + tree_node_max_of(geometry) * 8),
              "what readers may still see");
     plan_add(plan, "manifest log",
              (uint64_t)(6 * append_blocks + 8) * geometry->block_size +
@@ -196,7 +212,7 @@ static enum status init_free_set(struct forest *forest)
 static enum status init_nodes(struct forest *forest)
 {
     forest->node_max = node_max_of(&forest->geometry);
-    return node_pool_init(&forest->nodes, forest->node_max);
+    return node_pool_init(&forest->nodes, node_count_of(&forest->geometry));
 }
 
 static enum status init_manifest_log(struct forest *forest)
@@ -248,7 +264,8 @@ static enum status init_tree_versions(struct forest *forest)
 {
     const uint32_t count = forest->geometry.tree_count_max;
     return tree_version_pool_init(&forest->tree_versions, count * TREE_VERSIONS_PER_TREE,
-                                  count * MANIFEST_VERSIONS_PER_TREE, forest->node_max);
+                                  count * MANIFEST_VERSIONS_PER_TREE,
+                                  tree_node_max_of(&forest->geometry));
 }
 
 static enum status init_catalog(struct forest *forest)
@@ -370,7 +387,7 @@ static void deinit_reads(struct forest *forest)
 static enum status init_reads(struct forest *forest)
 {
     const uint32_t count = forest->options.read_slot_count;
-    assert(count > 0 && count <= READ_SLOT_MAX);
+    assert(count > 0 && count <= FOREST_READ_SLOT_MAX);
     forest->read_mutex = (struct mutex)MUTEX_INITIALIZER(LOCK_RANK_VERSION);
     forest->reads = memory_acquire(count * sizeof *forest->reads);
     forest->read_scratches = memory_acquire(count * sizeof *forest->read_scratches);
@@ -678,6 +695,12 @@ void forest_stats(struct forest *forest, struct forest_stats *stats)
         .memory_segments_free = forest->arena.free_segment_count,
         .memory_segments_min = forest->arena.free_segment_count_min,
         .memory_segments = forest->arena.segment_count,
+        .versions = VERSION_COUNT_MAX - forest->versions.free_count,
+        .versions_max = VERSION_COUNT_MAX,
+        .versions_revoked_total = forest->versions.revoked_total,
+        .reads_restarted_total = atomic_load(&forest->reads_restarted_total),
+        .reads_overtaken_total = atomic_load(&forest->reads_overtaken_total),
+        .reads_over_budget_total = atomic_load(&forest->reads_over_budget_total),
         .debt_bytes = forest_debt(forest),
         .beat_overrun_total = forest->beat_overrun_total,
         .beat_wait_ns_max = forest->beat_wait_ns_max,

@@ -44,6 +44,8 @@ typedef void forest_on_committed(void *context, const struct request_outcome *ou
 /* ---- Lifecycle ---------------------------------------------------------------------------------
  */
 
+enum { FOREST_READ_SLOT_MAX = 256 };
+
 struct forest_options {
     struct io *io; /* open and locked; outlives the forest */
     const struct clock *clock;
@@ -53,7 +55,8 @@ struct forest_options {
     struct workers *growth_worker;  /* 0 or 1 thread: zero-writes new chunks */
     struct workers *readers;        /* R pthreads (0 = inline): queries and the writer's prefetch */
     uint64_t cache_size;            /* bytes of the block cache */
-    uint32_t read_slot_count;       /* reads in progress at once */
+    uint32_t read_slot_count;       /* reads in progress at once, 1..FOREST_READ_SLOT_MAX */
+    uint64_t read_budget_size;      /* bytes that one query or count may look through, 0 = any */
     forest_on_committed *on_committed;
 };
 
@@ -146,11 +149,12 @@ void forest_seal(struct forest *forest);
 
 enum read_kind { READ_KIND_LOOKUP = 1, READ_KIND_QUERY, READ_KIND_COUNT };
 
+enum { READ_RESTART_MAX = 8 };
+
 /* One read. Acquired from a fixed set, filled in by the caller, given back after `done`. */
 struct read_request {
     struct job job;                 /* private */
     struct forest *forest;          /* private */
-    struct version *version;        /* private */
     struct read_scratch *scratch;   /* private */
     struct read_request *free_next; /* private */
 
@@ -180,8 +184,12 @@ struct read_request {
 struct read_request *forest_read_acquire(struct forest *forest);
 /* Any thread. */
 void forest_read_release(struct forest *forest, struct read_request *request);
-/* Pins the newest published version and runs on a reader. Never waits for fsync, compaction or a
- * batch. */
+/* Runs on a reader, on the version that is published when it begins. Never waits for fsync,
+ * compaction or a batch, and never makes them wait: when the writer needs the memory of the read's
+ * version, the read starts again on a newer one, READ_RESTART_MAX times. Beside the results of
+ * query_run:
+ *   OVERTAKEN   it was started again that often: ask for less, or when less is written
+ *   BUDGET      it looked through read_budget_size bytes: narrow it, or give a limit */
 void forest_read_submit(struct forest *forest, struct read_request *request);
 
 /* ---- Looking -----------------------------------------------------------------------------------
@@ -210,6 +218,10 @@ struct forest_stats {
     uint64_t cache_hits, cache_misses, cache_blocks;
     uint64_t tables, tables_max, tables_by_level[LEVEL_COUNT];
     uint64_t memory_segments_free, memory_segments_min, memory_segments;
+    uint64_t versions, versions_max;
+    uint64_t versions_revoked_total; /* taken from readers, because the writer needed memory */
+    uint64_t reads_restarted_total;  /* on a newer version */
+    uint64_t reads_overtaken_total, reads_over_budget_total; /* given up */
     uint64_t debt_bytes;         /* compaction work known to be owed; 0 when idle and settled */
     uint64_t beat_overrun_total; /* beats that had to wait longer than the plan says */
     uint64_t beat_wait_ns_max, beat_wait_ns_total;

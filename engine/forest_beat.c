@@ -205,12 +205,26 @@ static void second_half_commence(struct forest *forest)
 /* ---- Completing --------------------------------------------------------------------------------
  */
 
+/* Nodes for the copies that joining a half-bar makes. What is missing is held by readers of old
+ * versions; by the published one, too, while the newest is not durable yet: then its journal write
+ * is waited for. */
+static bool nodes_ready(struct forest *forest)
+{
+    const uint32_t needed = compaction_nodes_needed(&forest->schedule);
+    while (forest->nodes.free_count < needed && forest_versions_revoke(forest)) {
+    }
+    return forest->nodes.free_count >= needed;
+}
+
 static bool beat_ready(struct forest *forest)
 {
     const uint32_t half = forest->geometry.bar_beats / 2;
     const bool last_of_half = (forest->beat + 1) % half == 0;
     if (!forest->bar_replayed &&
         !compaction_progress(&forest->schedule, forest->beat % half + 1, half)) {
+        return false;
+    }
+    if (last_of_half && !forest->bar_replayed && !nodes_ready(forest)) {
         return false;
     }
     if (last_of_half && !forest_manifest_write_ready(forest)) {

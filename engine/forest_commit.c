@@ -87,6 +87,11 @@ bool forest_versions_collect(struct forest *forest)
     return collected;
 }
 
+bool forest_versions_revoke(struct forest *forest)
+{
+    return version_revoke_oldest(&forest->versions) && forest_versions_collect(forest);
+}
+
 /* ---- Gathering ---------------------------------------------------------------------------------
  */
 
@@ -530,7 +535,7 @@ void forest_execute(struct forest *forest, struct batch *batch, uint64_t timesta
  */
 
 /* Room in memory for the batch's runs, and for the versions that will see them. What is missing is
- * held by readers, and comes back. */
+ * held by readers of old versions, who can be made to give it back. */
 static bool memory_room(struct forest *forest, const struct batch *batch)
 {
     return forest_version_room(forest) &&
@@ -553,7 +558,7 @@ static bool commit(struct forest *forest)
         return true;
     }
     if (!memory_room(forest, batch)) {
-        return false;
+        return forest_versions_revoke(forest);
     }
     const uint64_t timestamp =
         max_u64(clock_realtime_ns(forest->options.clock), forest->timestamp + 1);

@@ -99,8 +99,6 @@ enum space_verdict {
     SPACE_REFUSE,
 };
 
-enum { READ_SLOT_MAX = 64 };
-
 struct forest {
     struct forest_options options;
     struct geometry geometry;
@@ -198,6 +196,7 @@ struct forest {
     struct read_scratch *read_scratches;
     struct read_request *read_free;
     uint32_t reads_busy;
+    _Atomic uint64_t reads_restarted_total, reads_overtaken_total, reads_over_budget_total;
 
     /* Counters for forest_stats. */
     uint64_t checkpoint_count, absorbed_bars, beat_overrun_total;
@@ -223,6 +222,8 @@ void forest_execute(struct forest *forest, struct batch *batch, uint64_t timesta
 struct version *forest_version_make(struct forest *forest);
 bool forest_version_room(struct forest *forest);
 bool forest_versions_collect(struct forest *forest);
+/* Takes the oldest version that readers hold from them. True: something came back. */
+bool forest_versions_revoke(struct forest *forest);
 /* Starts finding out what `batch`, already resolved, needs. */
 void forest_prefetch_begin(struct forest *forest, struct batch *batch);
 /* True once the prefetch of `preparing` is over and it is PREPARED. */

@@ -118,6 +118,7 @@ static enum status run_lookup(struct query *query, struct lookup *lookup)
     lookup->geometry = query->geometry;
     lookup->grid = query->grid;
     lookup->spare = query->scratch->lookup_spare;
+    lookup->ticket = &query->scratch->hold.ticket;
     lookup->outcomes = query->scratch->outcomes;
     const enum status status = lookup_run(lookup, true);
     if (status == STATUS_STALE) {
@@ -283,6 +284,7 @@ static void open_prefix_scan(struct query *query)
     }
     scan_tree_open(&query->scratch->scan, query->geometry, query->grid, tree, &key_min, &key_max,
                    true, query->scratch->scan_spare);
+    query->scratch->scan.ticket = &query->scratch->hold.ticket;
 }
 
 /* The next value of the scan; its timestamp, as key bytes, is at the end of it. */

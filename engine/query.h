@@ -38,6 +38,7 @@ struct read_timestamp {
 
 /* All memory of one read slot. One read at a time. */
 struct read_scratch {
+    struct version_hold hold; /* on the version that is read; its ticket bounds the read */
     struct scan_tree scan;
     uint8_t *memory; /* [memory_size], owned; all that follows lies in it */
     uint64_t memory_size;
@@ -70,8 +71,9 @@ void read_scratch_deinit(struct read_scratch *scratch);
  * LOOKUP takes no index and no limit. QUERY and COUNT for zero on a sparse index find nothing.
  *
  * STATUS_STALE: a block was not what it should be (scratch->bad_address): reused under this
- * version, or damaged if the version is not behind the reuse horizon. STATUS_IO: reading failed. In
- * both cases the request may be run again, on a newer version or on the same one. */
+ * version, or damaged if the version is not behind the reuse horizon. STATUS_IO: reading failed.
+ * STATUS_REVOKED, STATUS_BUDGET: as scratch->hold.ticket says; when revoked, the version may be
+ * gone. In all cases the request may be run again, on a newer version or on the same one. */
 MUST_CHECK enum status query_run(const struct geometry *geometry, struct grid *grid,
                                  const struct version *version, struct read_request *request,
                                  struct read_scratch *scratch);

@@ -55,6 +55,8 @@ struct version *version_add(struct version_set *set)
     set->free_count -= 1;
     version->next = NULL;
     version->pin_count = 0;
+    version->holds = NULL;
+    version->revoked = false;
     version->groove_count = 0;
     if (set->newest == NULL) {
         set->oldest = version;
@@ -102,14 +104,77 @@ void version_free(struct version_set *set, struct version *version)
     set->free_count += 1;
 }
 
-struct version *version_pin_published(struct version_set *set)
+void version_hold_published(struct version_set *set, struct version_hold *hold,
+                            uint64_t work_size_max)
 {
+    assert(hold->version == NULL);
+    read_ticket_init(&hold->ticket, work_size_max);
     mutex_lock(&set->mutex);
     struct version *version = set->published;
     assert(version != NULL);
+    assert(!version->revoked);
     version->pin_count += 1;
+    hold->version = version;
+    hold->next = version->holds;
+    version->holds = hold;
     mutex_unlock(&set->mutex);
-    return version;
+}
+
+/* Under the mutex. */
+static void unlink_hold(struct version_hold *hold)
+{
+    struct version *version = hold->version;
+    struct version_hold **link = &version->holds;
+    while (*link != hold) {
+        assert(*link != NULL);
+        link = &(*link)->next;
+    }
+    *link = hold->next;
+    hold->next = NULL;
+    assert(version->pin_count > 0);
+    version->pin_count -= 1;
+}
+
+void version_hold_release(struct version_set *set, struct version_hold *hold)
+{
+    bool last = false;
+    mutex_lock(&set->mutex);
+    /* Revoking changes the state under the mutex, too. */
+    if (atomic_load_explicit(&hold->ticket.state, memory_order_relaxed) != READ_TICKET_TAKEN) {
+        assert(hold->version != NULL);
+        unlink_hold(hold);
+        last = hold->version->pin_count == 0 && hold->version != set->published;
+    }
+    hold->version = NULL;
+    mutex_unlock(&set->mutex);
+    if (last) {
+        doorbell_ring(set->doorbell);
+    }
+}
+
+bool version_revoke_oldest(struct version_set *set)
+{
+    bool taken = false;
+    mutex_lock(&set->mutex);
+    struct version *version = set->oldest;
+    while (version != set->published && version->pin_count == 0) {
+        version = version->next;
+    }
+    /* One at a time: what it gives back may be enough. */
+    if (version != set->published && version != set->newest && !version->revoked) {
+        version->revoked = true;
+        set->revoked_total += 1;
+        struct version_hold *next = NULL;
+        for (struct version_hold *hold = version->holds; hold != NULL; hold = next) {
+            next = hold->next;
+            if (read_ticket_revoke(&hold->ticket)) {
+                unlink_hold(hold);
+            }
+        }
+        taken = version->pin_count == 0;
+    }
+    mutex_unlock(&set->mutex);
+    return taken;
 }
 
 void version_pin(struct version_set *set, struct version *version)

@@ -3,12 +3,19 @@
  * A version is made by the forest thread after each batch has executed, and published when the
  * batch is durable. Readers pin the published one (under the mutex), use it, unpin it. Everything
  * in it is immutable; what it references is returned by the forest thread once nobody pins it and
- * it is no longer the newest. */
+ * it is no longer the newest.
+ *
+ * Memory is for the writer first: when it is short of some, the oldest version that readers hold is
+ * revoked, and they start again on the published one. A reader that waits for the disk loses its
+ * hold at once, one that computes gives it back within some thousand values (read_ticket.h); so
+ * the writer never waits for a reader's I/O. Neither the published version nor the newest is ever
+ * revoked: without readers those two are all there is, and memory is sized for them. */
 #pragma once
 
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "engine/lsm/read_ticket.h"
 #include "engine/lsm/tree_version.h"
 #include "engine/schema.h"
 #include "pool/doorbell.h"
@@ -34,14 +41,23 @@ struct groove_version {
 };
 
 struct version {
-    uint32_t pin_count;   /* guarded by version_set.mutex */
-    struct version *next; /* live versions, oldest first; forest thread */
+    uint32_t pin_count;         /* guarded by version_set.mutex; holds included */
+    struct version_hold *holds; /* likewise */
+    bool revoked;               /* forest thread */
+    struct version *next;       /* live versions, oldest first; forest thread */
     uint64_t commit;
     uint64_t timestamp;
     uint64_t horizon; /* joins that free nothing it references: those done when it was made, and one
                          that was owed. A misfit read under a newer horizon is reuse, not damage */
     uint32_t groove_count;
     struct groove_version *grooves; /* [groove_count], by groove id; dropping ones are not listed */
+};
+
+/* A reader's hold on the version it reads. */
+struct version_hold {
+    struct read_ticket ticket;
+    struct version *version;   /* NULL: none */
+    struct version_hold *next; /* on the same version; guarded by version_set.mutex */
 };
 
 /* NULL if there is none. */
@@ -56,6 +72,7 @@ struct version_set {
     struct version *newest;
     struct version *free;
     uint32_t free_count;
+    uint64_t revoked_total;         /* forest thread */
     struct version *versions;       /* [VERSION_COUNT_MAX] */
     struct groove_version *grooves; /* [VERSION_COUNT_MAX * groove_max] */
     uint32_t groove_max;
@@ -76,7 +93,17 @@ void version_publish(struct version_set *set, struct version *version);
 struct version *version_collect(struct version_set *set);
 void version_free(struct version_set *set, struct version *version);
 
-/* Any thread. The published version; unpin it soon. */
-struct version *version_pin_published(struct version_set *set);
+/* Forest thread. Revokes the oldest version that readers hold, unless one is revoked already and
+ * its readers are about to give it back. True: nobody holds it any more, version_collect will find
+ * it. False: nothing to revoke, or wait for the doorbell. */
+bool version_revoke_oldest(struct version_set *set);
+
+/* Any thread. Holds the published version, until revoked or released; the reader is inside. */
+void version_hold_published(struct version_set *set, struct version_hold *hold,
+                            uint64_t work_size_max);
+/* In any state of the ticket. */
+void version_hold_release(struct version_set *set, struct version_hold *hold);
+
+/* Forest thread: pins what is never revoked, the newest version. */
 void version_pin(struct version_set *set, struct version *version);
 void version_unpin(struct version_set *set, struct version *version);

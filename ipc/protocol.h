@@ -73,7 +73,9 @@ enum operation {
     X(STALE_SCHEMA, 17, "the groove has another shape now, read the schema again")                 \
     X(EXPIRED, 18, "the deadline passed before the request was begun")                             \
     X(DENIED, 19, "not allowed for this user")                                                     \
-    X(INTERNAL, 20, "the daemon could not do it, its log says why")
+    X(INTERNAL, 20, "the daemon could not do it, its log says why")                                \
+    X(OVERTAKEN, 21, "writes overtook this read too often")                                        \
+    X(BUDGET, 22, "the read looked through all that one read may")
 
 enum result {
 #define X(name, number, text) RESULT_##name = (number),

@@ -20,6 +20,8 @@
     X(STATUS_DENIED, 77, "permission denied")                                                      \
     X(STATUS_UNSUPPORTED, 78, "not supported here")                                                \
     X(STATUS_STALE, 75, "the version being read was overtaken, read again")                        \
+    X(STATUS_REVOKED, 75, "the version being read was taken back, read again")                     \
+    X(STATUS_BUDGET, 75, "the work that one read may do is spent")                                 \
     X(STATUS_CLOSED, 69, "shutting down")
 
 enum status {

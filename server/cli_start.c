@@ -82,6 +82,9 @@ static void option_text(const struct config *config, enum config_key key, char *
     case CONFIG_READS:
         snprintf(text, size, "%" PRIu32, config->read_slot_count);
         break;
+    case CONFIG_READ_BUDGET:
+        size_format(config->read_budget_size, text, size);
+        break;
     case CONFIG_REQUESTS:
         snprintf(text, size, "%" PRIu32, config->exchange_count);
         break;
@@ -261,6 +264,8 @@ const struct cli_command command_start = {
         "  --readers N              threads that read, 1 to 32 (2)\n"
         "  --cache SIZE             block cache, 4M to 1T (256M)\n"
         "  --reads N                reads in progress at once, 1 to 256 (16)\n"
+        "  --read-budget SIZE       what one query or count may look through, 1M to 1T; 0: any "
+        "(16G)\n"
         "  --requests N             requests in the daemon at once, 1 to 1024 (64)\n"
         "  --connections N          connections at once, 1 to 4096 (256)\n"
         "  --send-timeout-ms N      drops a client that does not read its reply (500)\n"

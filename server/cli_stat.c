@@ -93,6 +93,10 @@ static void print_stat(const json_t *root)
            number(root, "requests", "busy"), number(root, "requests", "expired"),
            number(root, "requests", "refused"), number(root, "listener", "exchanges_busy"),
            number(root, "listener", "exchanges_max"));
+    printf("reads       %" PRIu64 " started again for writes, %" PRIu64 " given up, %" PRIu64
+           " over budget\n",
+           number(root, "reads", "restarted_total"), number(root, "reads", "overtaken_total"),
+           number(root, "reads", "over_budget_total"));
     printf("clients     %" PRIu64 " connected, %" PRIu64 " dropped for not reading\n",
            number(root, "listener", "connections"), number(root, "listener", "send_timeouts"));
     print_grooves(root);

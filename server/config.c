@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/forest.h"
 #include "pool/base.h"
 #include "server/value_text.h"
 
@@ -28,6 +29,8 @@ const struct config_option config_options[CONFIG_KEY_COUNT] = {
     [CONFIG_READERS] = {"readers", "N", "2", "threads that read, 1..32"},
     [CONFIG_CACHE] = {"cache", "SIZE", "256M", "block cache, 4M..1T"},
     [CONFIG_READS] = {"reads", "N", "16", "reads in progress at once, 1..256"},
+    [CONFIG_READ_BUDGET] = {"read-budget", "SIZE", "16G",
+                            "what one query or count may look through, 1M..1T; 0: any"},
     [CONFIG_REQUESTS] = {"requests", "N", "64", "requests in the daemon at once, 1..1024"},
     [CONFIG_CONNECTIONS] = {"connections", "N", "256", "connections at once, 1..4096"},
     [CONFIG_SEND_TIMEOUT_MS] = {"send-timeout-ms", "N", "500",
@@ -101,7 +104,16 @@ static enum status set_value(struct config *config, enum config_key key, const c
         return STATUS_OK;
     }
     case CONFIG_READS:
-        return set_number(key, value, 1, 256, &config->read_slot_count, error);
+        return set_number(key, value, 1, FOREST_READ_SLOT_MAX, &config->read_slot_count, error);
+    case CONFIG_READ_BUDGET: {
+        uint64_t size;
+        if (!size_parse(value, &size) ||
+            (size != 0 && (size < (1ull << 20) || size > (1ull << 40)))) {
+            return refuse(error, key, value, "0, or a size from 1M to 1T, such as 16G");
+        }
+        config->read_budget_size = size;
+        return STATUS_OK;
+    }
     case CONFIG_REQUESTS:
         return set_number(key, value, 1, 1024, &config->exchange_count, error);
     case CONFIG_CONNECTIONS:

@@ -28,6 +28,7 @@ enum config_key {
     CONFIG_READERS,
     CONFIG_CACHE,
     CONFIG_READS,
+    CONFIG_READ_BUDGET,
     CONFIG_REQUESTS,
     CONFIG_CONNECTIONS,
     CONFIG_SEND_TIMEOUT_MS,
@@ -54,6 +55,7 @@ struct config {
     uint32_t readers;              /* threads that read, >= 1 */
     uint64_t cache_size;           /* bytes of the block cache */
     uint32_t read_slot_count;      /* reads in progress at once */
+    uint64_t read_budget_size;     /* bytes one query or count may look through, 0 = any */
     uint32_t exchange_count;       /* requests in the daemon at once */
     uint32_t connection_count_max; /* connections at once */
     uint32_t send_timeout_ms;

@@ -133,6 +133,10 @@ enum result dispatch_result(enum request_result result)
         return RESULT_CORRUPT;
     case REQUEST_RESULT_SHUTTING_DOWN:
         return RESULT_SHUTTING_DOWN;
+    case REQUEST_RESULT_OVERTAKEN:
+        return RESULT_OVERTAKEN;
+    case REQUEST_RESULT_BUDGET:
+        return RESULT_BUDGET;
     }
     assert(false && "request result");
     return RESULT_INTERNAL;

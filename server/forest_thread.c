@@ -30,6 +30,7 @@ enum {
 
 /* A heartbeat against a ring that somebody forgot: nothing relies on it. */
 static const uint64_t heartbeat_ns = 1000ull * 1000 * 1000;
+static const uint64_t signal_repeat_ns = 1000ull * 1000 * 1000;
 static const uint64_t silence_ns = 100ull * 1000 * 1000; /* ten times a slow disk's sync */
 static const uint64_t ns_per_ms = 1000ull * 1000;
 
@@ -93,6 +94,7 @@ static struct forest_options options_for(struct daemon *daemon)
         .readers = &daemon->readers,
         .cache_size = daemon->config->cache_size,
         .read_slot_count = daemon->config->read_slot_count,
+        .read_budget_size = daemon->config->read_budget_size,
         .on_committed = dispatch_committed,
     };
 }
@@ -188,7 +190,11 @@ static void *signal_run(void *context)
     sigwait(&signals, &received);
     atomic_store_explicit(&daemon->signal, received, memory_order_release);
     doorbell_ring(&daemon->doorbell);
-    sigwait(&signals, &received);
+    /* `timeout` and terminals signal the process and its group: that is one wish, said twice. */
+    const uint64_t begin_ns = clock_monotonic_ns(&clock_system);
+    do {
+        sigwait(&signals, &received);
+    } while (clock_monotonic_ns(&clock_system) - begin_ns < signal_repeat_ns);
     LOG_WARN("stop.forced", log_text("why", "a second signal; the journal will recover"));
     _exit(EXIT_STOPPED_TWICE);
 }
@@ -209,9 +215,12 @@ static void on_open(void *context, enum status status, const struct forest_open_
     daemon->open_status = status;
     if (status != STATUS_OK) {
         snprintf(daemon->reason, FOREST_THREAD_REASON_SIZE,
-                 "%.300s cannot be recovered: %.400s. "
-                 "'holt verify' says what else is damaged; nothing was changed",
-                 daemon->config->data_path, why != NULL ? why : status_text(status));
+                 "%.300s cannot be recovered: %.400s. %s; nothing was changed",
+                 daemon->config->data_path, why != NULL ? why : status_text(status),
+                 status == STATUS_IO
+                     ? "That is the device, or what is above it, not the data: look "
+                       "at the system's log, and start again"
+                     : "'holt verify' says what else is damaged");
         return;
     }
     LOG_INFO("forest.recovered", log_u64("checkpoint_op", report->checkpoint_op),

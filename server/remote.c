@@ -42,10 +42,12 @@ static int exit_code_of(uint32_t result)
     case RESULT_GROOVE_EXISTS:
     case RESULT_LIMIT:
     case RESULT_FULL:
+    case RESULT_BUDGET:
         return CLI_EXIT_CREATE;
     case RESULT_BUSY:
     case RESULT_STALE_SCHEMA:
     case RESULT_EXPIRED:
+    case RESULT_OVERTAKEN:
         return CLI_EXIT_RETRY;
     case RESULT_SHUTTING_DOWN:
         return CLI_EXIT_SERVICE;
@@ -65,6 +67,11 @@ static const char *advice_for(uint32_t result)
     case RESULT_BUSY:
     case RESULT_EXPIRED:
         return "Run the command again in a moment.";
+    case RESULT_OVERTAKEN:
+        return "Ask for less (a narrower condition, --limit), or again when less is written.";
+    case RESULT_BUDGET:
+        return "Ask for less (a narrower condition, --limit), or start the daemon with a larger "
+               "--read-budget.";
     case RESULT_FULL:
         return "Free space on the data file's disk; the daemon goes on by itself.";
     case RESULT_READ_ONLY:
@@ -106,6 +113,11 @@ int remote_refuse_status(const struct remote *remote, enum client_status status)
     if (status == CLIENT_NO_SOCKET || status == CLIENT_NOBODY) {
         fprintf(stderr, "'holt start FILE' starts a daemon; its socket is FILE.sock unless it was "
                         "told otherwise.\n");
+    } else if (status == CLIENT_TIMEOUT || status == CLIENT_LOST) {
+        fprintf(stderr,
+                "It may be that all its connections are taken: the daemon closes those above "
+                "--connections,\nand counts them (connections_refused of 'holt stat "
+                "--json'). Or it is stopping, or its disk is slow: see its log.\n");
     }
     return client_status_exit_code(status);
 }

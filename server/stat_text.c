@@ -79,6 +79,18 @@ static void write_forest(struct json_writer *writer, const struct forest_stats *
     json_object_end(writer);
 }
 
+static void write_reads(struct json_writer *writer, const struct forest_stats *stats)
+{
+    json_object_begin(writer, "reads");
+    json_u64(writer, "versions", stats->versions);
+    json_u64(writer, "versions_max", stats->versions_max);
+    json_u64(writer, "versions_revoked_total", stats->versions_revoked_total);
+    json_u64(writer, "restarted_total", stats->reads_restarted_total);
+    json_u64(writer, "overtaken_total", stats->reads_overtaken_total);
+    json_u64(writer, "over_budget_total", stats->reads_over_budget_total);
+    json_object_end(writer);
+}
+
 static void write_memory(struct json_writer *writer, const struct dispatch *dispatch,
                          const struct forest_stats *stats)
 {
@@ -179,6 +191,7 @@ const char *stat_text(struct dispatch *dispatch, uint32_t groove_count, char *te
     json_bool(&writer, "full", stats.full);
     json_bool(&writer, "low", stats.low);
     write_forest(&writer, &stats);
+    write_reads(&writer, &stats);
     write_memory(&writer, dispatch, &stats);
     write_requests(&writer, dispatch);
     json_array_begin(&writer, "grooves");

@@ -449,6 +449,7 @@ static void join_source(struct compaction_schedule *schedule, struct compaction_
 static void join(struct compaction_schedule *schedule, struct compaction_job *job,
                  struct tree *tree)
 {
+    const uint32_t nodes_free = schedule->nodes->free_count;
     if (job->kind == COMPACTION_KIND_MOVE) {
         /* One update at the new level, never remove and insert: replayed backwards, the table is
          * where it was last. */
@@ -457,6 +458,7 @@ static void join(struct compaction_schedule *schedule, struct compaction_job *jo
         moved.level = job->level_target;
         insert_table(schedule, tree, &moved, MANIFEST_EVENT_UPDATE);
         schedule->moved_count += 1;
+        assert(schedule->nodes->free_count + COMPACTION_NODE_MAX >= nodes_free);
         return;
     }
     if (job->kind == COMPACTION_KIND_MERGE) {
@@ -469,10 +471,17 @@ static void join(struct compaction_schedule *schedule, struct compaction_job *jo
     for (uint32_t i = 0; i < job->output_count; i++) {
         insert_table(schedule, tree, &job->outputs[i], MANIFEST_EVENT_INSERT);
     }
+    assert(schedule->nodes->free_count + COMPACTION_NODE_MAX >= nodes_free);
     for (uint32_t i = 0; i < job->released_count; i++) {
         free_set_release(schedule->free_set, job->released[i]);
     }
     free_set_forfeit(schedule->free_set, &job->reservation);
+}
+
+uint32_t compaction_nodes_needed(const struct compaction_schedule *schedule)
+{
+    assert(schedule->active);
+    return schedule->job_count * COMPACTION_NODE_MAX;
 }
 
 enum status compaction_half_bar_complete(struct compaction_schedule *schedule,
@@ -480,6 +489,7 @@ enum status compaction_half_bar_complete(struct compaction_schedule *schedule,
 {
     assert(schedule->active);
     assert(schedule->jobs_finished == schedule->job_count);
+    assert(schedule->nodes->free_count >= compaction_nodes_needed(schedule));
     for (uint32_t i = 0; i < schedule->job_count; i++) {
         const struct compaction_job *job = &schedule->jobs[i];
         if (job->kind != COMPACTION_KIND_MOVE && job->status != STATUS_OK) {

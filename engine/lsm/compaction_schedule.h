@@ -13,6 +13,7 @@
  * Forest thread only. (Arithmetic after TigerBeetle's, with per-job reservations.) */
 #pragma once
 
+#include <assert.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -56,6 +57,12 @@ struct compaction_schedule {
 uint32_t compaction_resource_windows(uint32_t worker_count);
 uint32_t compaction_job_count_max(uint32_t tree_count);
 uint64_t compaction_released_max(const struct geometry *geometry);
+/* Manifest nodes that joining one job acquires at most, when versions share every node of its
+ * levels: a copy for its source; copies for its targets, which lie side by side, so in three nodes
+ * at most (any two neighbours hold more than NODE_MERGE_MAX together); for its outputs a copy of
+ * the node behind the targets, and one split: a half, merged or not, has room for the others. */
+enum { COMPACTION_NODE_MAX = 6 };
+static_assert(OVERLAP_COUNT_MAX + 2 <= NODE_TABLE_MAX - NODE_MERGE_MAX, "one split, not two");
 
 /* The fields up to tree_count are set by the caller; takes jobs, lists and the resource pool.
  * STATUS_NO_MEMORY. */
@@ -75,8 +82,11 @@ MUST_CHECK bool compaction_half_bar_commence(struct compaction_schedule *schedul
 bool compaction_progress(struct compaction_schedule *schedule, uint32_t numerator,
                          uint32_t denominator);
 
-/* Requires compaction_progress(1, 1). Joins in plan order: levels, manifest log, free set.
- * STATUS_CORRUPT or STATUS_IO with *bad_address: some job failed; nothing of the half-bar was
+/* Manifest nodes that must be free for compaction_half_bar_complete. */
+uint32_t compaction_nodes_needed(const struct compaction_schedule *schedule);
+
+/* Requires compaction_progress(1, 1), and nodes. Joins in plan order: levels, manifest log, free
+ * set. STATUS_CORRUPT or STATUS_IO with *bad_address: some job failed; nothing of the half-bar was
  * joined, and compaction must stop for good. */
 MUST_CHECK enum status compaction_half_bar_complete(struct compaction_schedule *schedule,
                                                     uint64_t *bad_address, uint32_t *bad_tree_id);

@@ -89,7 +89,7 @@ static void walk_run(struct walk *walk, const struct run *run)
 }
 
 /* Chunk by chunk, so that hashing happens once per key and not once per key and run. */
-static void walk_runs(struct walk *walk, const struct tree_version *tree)
+static enum status walk_runs(struct walk *walk, const struct tree_version *tree)
 {
     uint64_t hashes[CHUNK_KEYS];
     for (uint32_t first = 0; first < walk->lookup->key_count; first += CHUNK_KEYS) {
@@ -105,12 +105,17 @@ static void walk_runs(struct walk *walk, const struct tree_version *tree)
             walk->hashes = hashes;
         }
         for (uint32_t i = 0; i < tree->run_count && walk_narrow(walk); i++) {
+            const enum status status = read_ticket_spend(walk->lookup->ticket, 0);
+            if (status != STATUS_OK) {
+                return status;
+            }
             walk_run(walk, tree->runs[i]);
         }
     }
     walk->hashes = NULL;
     walk->first = 0;
     walk->end = walk->lookup->key_count;
+    return STATUS_OK;
 }
 
 /* Key i as the manifest holds keys. */
@@ -170,6 +175,7 @@ static enum status walk_level(struct walk *walk, const struct manifest_level *le
             }
             table_reader_open(&reader, lookup->geometry, lookup->grid, walk->shape, table,
                               lookup->spare);
+            reader.ticket = lookup->ticket;
             reader_open = true;
         }
         assert(compare(walk, key.bytes, reader.info.key_min.bytes) >= 0); /* Keys ascend. */
@@ -204,11 +210,13 @@ enum status lookup_run(struct lookup *lookup, bool may_be_stale)
     }
     memset(lookup->outcomes, UNRESOLVED, lookup->key_count);
 
-    walk_runs(&walk, tree);
+    enum status status = walk_runs(&walk, tree);
+    if (status != STATUS_OK) {
+        return status;
+    }
     for (uint32_t i = 0; i < LEVEL_COUNT && walk_narrow(&walk); i++) {
         const struct manifest_level *level = &tree->manifest->levels[i];
-        const enum status status =
-            level->table_count > 0 ? walk_level(&walk, level, may_be_stale) : STATUS_OK;
+        status = level->table_count > 0 ? walk_level(&walk, level, may_be_stale) : STATUS_OK;
         if (status != STATUS_OK) {
             return status;
         }

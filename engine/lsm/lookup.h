@@ -20,7 +20,8 @@ struct lookup {
     const struct geometry *geometry;
     struct grid *grid;
     const struct tree_version *tree;
-    uint8_t *spare; /* [3 * block_size], aligned, borrowed */
+    uint8_t *spare;             /* [3 * block_size], aligned, borrowed */
+    struct read_ticket *ticket; /* or NULL */
 
     const uint8_t *keys; /* [key_count] keys, key_stride apart, ascending (equal ones allowed) */
     uint32_t key_stride;
@@ -34,6 +35,7 @@ struct lookup {
 
 /* STATUS_OK even when some are DAMAGED; STATUS_STALE: a block was reused under this version (the
  * checksum no longer fits; the caller decides whether its version may be that old and retries on a
- * newer one, or calls it damage); STATUS_IO: reading failed.
+ * newer one, or calls it damage); STATUS_IO: reading failed; STATUS_REVOKED, STATUS_BUDGET: as the
+ * ticket says.
  * `may_be_stale` false (the writer's own prefetch): a misfit is damage. */
 MUST_CHECK enum status lookup_run(struct lookup *lookup, bool may_be_stale);

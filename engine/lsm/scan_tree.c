@@ -40,17 +40,22 @@ static void source_show(const struct scan_tree *scan, struct scan_source *source
     };
 }
 
-static void run_refill(const struct scan_tree *scan, struct scan_source *source)
+static enum status run_refill(const struct scan_tree *scan, struct scan_source *source)
 {
     if (source->run_index == source->run->value_count) {
         source->ended = true;
-        return;
+        return STATUS_OK;
     }
     uint32_t count = 0;
     const uint8_t *values = run_span(source->run, source->run_index, &count);
     assert(count > 0);
+    const enum status status = read_ticket_spend(scan->ticket, (uint64_t)count * value_size(scan));
+    if (status != STATUS_OK) {
+        return status;
+    }
     source->run_index += count;
     source_show(scan, source, values, count);
+    return STATUS_OK;
 }
 
 static void level_close_table(struct scan_source *source)
@@ -84,6 +89,7 @@ static enum status level_open_table(struct scan_tree *scan, struct scan_source *
 {
     const struct tree_shape *shape = &scan->tree->shape;
     table_reader_open(&source->reader, scan->geometry, scan->grid, shape, table, spare);
+    source->reader.ticket = scan->ticket;
     source->reader_open = true;
 
     /* A table that begins within the range has something in it: no filter need be asked. It begins
@@ -129,7 +135,10 @@ static enum status source_refill(struct scan_tree *scan, struct scan_source *sou
 {
     while (source_is_empty(source) && !source->ended) {
         if (source->run != NULL) {
-            run_refill(scan, source);
+            const enum status status = run_refill(scan, source);
+            if (status != STATUS_OK) {
+                return status;
+            }
             continue;
         }
         const ptrdiff_t level = source->level - scan->tree->manifest->levels;
@@ -238,6 +247,7 @@ void scan_tree_open(struct scan_tree *scan, const struct geometry *geometry, str
     scan->prefix = prefix;
     scan->spare = spare;
     scan->source_count = 0;
+    scan->ticket = NULL;
     scan->blocks_read = 0;
     scan->bad_address = 0;
     scan->heap_count = 0;

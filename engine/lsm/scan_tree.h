@@ -35,7 +35,8 @@ struct scan_tree {
     bool prefix;        /* all keys of the range agree in what filters hash: they may be asked */
     uint32_t source_count;
     struct scan_source sources[SCAN_SOURCE_MAX];
-    uint64_t blocks_read; /* value blocks opened, for work budgets */
+    struct read_ticket *ticket; /* NULL after open; the owner may set it */
+    uint64_t blocks_read;       /* value blocks opened */
     uint64_t bad_address;
 
     /* Private. */
@@ -53,6 +54,8 @@ void scan_tree_open(struct scan_tree *scan, const struct geometry *geometry, str
                     const struct tree_version *tree, const struct key *key_min,
                     const struct key *key_max, bool prefix, uint8_t *spare);
 /* *value: the next value, valid until the next call; NULL at the end. STATUS_CORRUPT (bad_address),
- * STATUS_IO: the scan can then only be closed. */
+ * STATUS_IO, and as the ticket says STATUS_REVOKED, STATUS_BUDGET: the scan can then only be
+ * closed.
+ */
 MUST_CHECK enum status scan_tree_next(struct scan_tree *scan, const uint8_t **value);
 void scan_tree_close(struct scan_tree *scan);

@@ -533,11 +533,23 @@ static enum status repin(struct table_reader *reader, const struct block_referen
                          bool *open)
 {
     unpin(reader, pin, open);
-    uint8_t *spare = reader->spare + (size_t)spare_index * reader->geometry->block_size;
-    const enum status status = grid_get_block(reader->grid, reference, type, spare, pin);
+    const uint64_t block_size = reader->geometry->block_size;
+    enum status status = read_ticket_spend(reader->ticket, block_size);
+    if (status != STATUS_OK) {
+        return status;
+    }
+    if (!read_ticket_leave(reader->ticket)) {
+        return STATUS_REVOKED;
+    }
+    uint8_t *spare = reader->spare + (size_t)spare_index * block_size;
+    status = grid_get_block(reader->grid, reference, type, spare, pin);
     *open = status == STATUS_OK;
     if (status == STATUS_CORRUPT) {
         reader->bad_address = reference->address;
+    }
+    if (!read_ticket_enter(reader->ticket)) {
+        unpin(reader, pin, open);
+        return STATUS_REVOKED;
     }
     return status;
 }

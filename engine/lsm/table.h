@@ -29,6 +29,7 @@
 #include <stdint.h>
 
 #include "engine/lsm/key.h"
+#include "engine/lsm/read_ticket.h"
 #include "engine/lsm/tree_shape.h"
 #include "engine/storage/block.h"
 #include "engine/storage/free_set.h"
@@ -144,13 +145,15 @@ MUST_CHECK enum status table_value_block_decode(const struct geometry *geometry,
 /* ---- Looking things up in one table, through the cache (readers) -------------------------------
  *
  * Keeps the last index, filter and value block pinned, so that sorted keys cost one pin each per
- * block, not per key. One thread. */
+ * block, not per key. One thread. STATUS_REVOKED, STATUS_BUDGET: as the ticket says; then only
+ * table_reader_close is left. */
 struct table_reader {
     const struct geometry *geometry;
     struct grid *grid;
     const struct tree_shape *shape;
     struct table_info info;
     uint8_t *spare; /* [3 * block_size], borrowed: for blocks the cache has no room for */
+    struct read_ticket *ticket; /* NULL after open; the owner may set it */
     struct block_pin index_pin, filter_pin, value_pin;
     bool index_open, filter_open, value_open;
     struct table_index index;

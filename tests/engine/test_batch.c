@@ -526,11 +526,11 @@ Test(batch, requests_that_were_overtaken_are_refused_when_resolved)
 static void submit_pair(struct forest_fixture *forest, enum request_kind kind, const void *bytes,
                         uint32_t size)
 {
-    struct version *held[VERSION_COUNT_MAX];
+    struct version_hold held[VERSION_COUNT_MAX] = {0}; /* Inside, and not looking. */
     uint32_t held_count = 0;
     while (forest_version_room(forest->forest)) {
         cr_assert(held_count < VERSION_COUNT_MAX);
-        held[held_count] = version_pin_published(&forest->forest->versions);
+        version_hold_published(&forest->forest->versions, &held[held_count], 0);
         held_count += 1;
         struct fixture_object absent = {.id = {1}};
         const uint32_t body_size =
@@ -545,7 +545,7 @@ static void submit_pair(struct forest_fixture *forest, enum request_kind kind, c
     fixture_tick(forest);
     cr_assert(eq(u64, forest->outcome_count, before));
     for (uint32_t i = 0; i < held_count; i++) {
-        version_unpin(&forest->forest->versions, held[i]);
+        version_hold_release(&forest->forest->versions, &held[i]);
     }
     fixture_settle(forest);
     cr_assert(eq(u64, forest->outcome_count, before + 2));

@@ -136,6 +136,38 @@ Test(forest_edges, damage_after_the_last_join_is_reported)
     fixture_deinit(&fixture);
 }
 
+/* What the device did not read is not called damaged, and is whole when it does. */
+Test(forest_edges, a_device_that_fails_is_not_taken_for_damage)
+{
+    const struct geometry geometry = geometry_tiny();
+    setup(&geometry);
+    while (key_next < 600) {
+        cr_assert(eq(int, insert(60), REQUEST_RESULT_OK));
+    }
+    fixture_close(&fixture);
+    uint32_t journal_errors = 0;
+    for (uint64_t n = 1;; n++) {
+        sim_io_fail_reads(&fixture.sim, n, STATUS_IO);
+        const bool opened = fixture_try_open(&fixture, 0, false);
+        const bool fired = !sim_io_armed(&fixture.sim);
+        sim_io_fail_reads(&fixture.sim, 0, STATUS_OK);
+        if (opened) {
+            cr_assert(not(fired));
+            break;
+        }
+        if (strncmp(fixture.open_reason, "journal: ", strlen("journal: ")) == 0) {
+            cr_assert(eq(int, fixture.open_status, STATUS_IO));
+            cr_assert(strstr(fixture.open_reason, status_text(STATUS_IO)) != NULL, "%s",
+                      fixture.open_reason);
+            cr_assert(strstr(fixture.open_reason, "offset") != NULL);
+            cr_assert(strstr(fixture.open_reason, "damage") == NULL);
+            journal_errors += 1;
+        }
+    }
+    cr_assert(gt(u32, journal_errors, 2));
+    end();
+}
+
 /* ---- Limits ------------------------------------------------------------------------------------
  */
 
@@ -143,11 +175,12 @@ Test(forest_edges, a_reader_that_never_ends_holds_up_no_commit)
 {
     const struct geometry geometry = geometry_tiny();
     setup(&geometry);
-    struct version *version = version_pin_published(&fixture.forest->versions);
+    struct version_hold hold = {0};
+    version_hold_published(&fixture.forest->versions, &hold, 0);
     for (int i = 0; i < 5 * VERSION_COUNT_MAX; i++) {
         cr_assert(eq(int, insert(1), REQUEST_RESULT_OK));
     }
-    version_unpin(&fixture.forest->versions, version);
+    version_hold_release(&fixture.forest->versions, &hold);
     end();
 }
 

@@ -561,6 +561,32 @@ Test(query, full_cache_leaves_the_spare_blocks)
     drop();
 }
 
+/* Asked to give up before it has begun, a read that finds anything gives up at its first look. */
+Test(query, a_revoked_read_gives_up)
+{
+    static const enum read_kind kinds[] = {READ_KIND_LOOKUP, READ_KIND_QUERY, READ_KIND_COUNT};
+    build(3);
+    uint32_t revoked = 0;
+    for (int i = 0; i < 60; i++) {
+        const enum read_kind kind = kinds[i % 3];
+        uint32_t input_size = ID_SIZE;
+        if (kind == READ_KIND_LOOKUP) {
+            memcpy(input, objects[prng_below(&prng, object_count)].image, ID_SIZE);
+        } else {
+            input_size = choose_values(0);
+        }
+        read_ticket_init(&scratch.hold.ticket, 0);
+        cr_assert(eq(int, run(kind, 0, 0, input_size), STATUS_OK));
+        const uint64_t count = request.count;
+        cr_assert(not(read_ticket_revoke(&scratch.hold.ticket)));
+        const enum status status = run(kind, 0, 0, input_size);
+        cr_assert(status == STATUS_REVOKED || (status == STATUS_OK && count == 0));
+        revoked += status == STATUS_REVOKED;
+    }
+    cr_assert(revoked > 30);
+    drop();
+}
+
 Test(query, scratch_size_is_what_it_takes)
 {
     struct read_scratch other;

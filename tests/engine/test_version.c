@@ -65,6 +65,9 @@ Test(version, grooves_are_found_by_id)
 struct model {
     struct version *live[VERSION_COUNT_MAX]; /* oldest first */
     uint32_t pins[VERSION_COUNT_MAX];
+    struct version_hold *holds[VERSION_COUNT_MAX]; /* one at most, which counts among the pins */
+    bool revoked[VERSION_COUNT_MAX];
+    struct version_hold pool[VERSION_COUNT_MAX];
     uint32_t count;
     uint32_t published; /* position in live; UINT32_MAX: none yet */
 };
@@ -74,15 +77,42 @@ static void model_remove(struct model *model, uint32_t index)
     const size_t left = model->count - index - 1;
     memmove(model->live + index, model->live + index + 1, left * sizeof model->live[0]);
     memmove(model->pins + index, model->pins + index + 1, left * sizeof model->pins[0]);
+    memmove(model->holds + index, model->holds + index + 1, left * sizeof model->holds[0]);
+    memmove(model->revoked + index, model->revoked + index + 1, left * sizeof model->revoked[0]);
     model->count -= 1;
     cr_assert(model->published > index);
     model->published -= 1;
 }
 
+static void random_revocation(struct model *model)
+{
+    uint32_t index = 0;
+    while (index < model->published && model->pins[index] == 0) {
+        index += 1;
+    }
+    const bool revocable = index < model->published && !model->revoked[index];
+    bool taken = false;
+    if (revocable) {
+        model->revoked[index] = true;
+        struct version_hold *hold = model->holds[index];
+        taken = hold != NULL && atomic_load(&hold->ticket.state) == READ_TICKET_OUTSIDE;
+        model->pins[index] -= taken;
+        model->holds[index] = taken ? NULL : hold;
+        taken = model->pins[index] == 0;
+        cr_assert(eq(int, version_revoke_oldest(&set), taken));
+        if (hold != NULL && model->holds[index] == NULL) {
+            cr_assert(not(read_ticket_enter(&hold->ticket)));
+            version_hold_release(&set, hold); /* The reader notices. */
+        }
+    } else {
+        cr_assert(not(version_revoke_oldest(&set)));
+    }
+}
+
 static void random_step(struct model *model, struct prng *prng)
 {
     const uint32_t chosen = model->count > 0 ? (uint32_t)prng_below(prng, model->count) : 0;
-    switch (prng_below(prng, 6)) {
+    switch (prng_below(prng, 9)) {
     case 0:
     case 1:
         if (model->count < VERSION_COUNT_MAX) {
@@ -93,6 +123,8 @@ static void random_step(struct model *model, struct prng *prng)
             cr_assert(version->groove_count == 0 && version->pin_count == 0);
             model->live[model->count] = version;
             model->pins[model->count] = 0;
+            model->holds[model->count] = NULL;
+            model->revoked[model->count] = false;
             model->count += 1;
         }
         break;
@@ -104,13 +136,19 @@ static void random_step(struct model *model, struct prng *prng)
         }
         break;
     case 3:
-        if (model->published != UINT32_MAX) {
-            cr_assert(eq(ptr, version_pin_published(&set), model->live[model->published]));
+        if (model->published != UINT32_MAX && model->holds[model->published] == NULL) {
+            struct version_hold *hold = model->pool;
+            while (hold->version != NULL) {
+                hold += 1;
+            }
+            version_hold_published(&set, hold, 0);
+            cr_assert(eq(ptr, hold->version, model->live[model->published]));
+            model->holds[model->published] = hold;
             model->pins[model->published] += 1;
         }
         break;
     case 4:
-        if (model->count > 0 && model->pins[chosen] > 0) {
+        if (model->count > 0 && model->pins[chosen] > (model->holds[chosen] != NULL)) {
             const uint64_t rings = doorbell_count(&bell);
             version_unpin(&set, model->live[chosen]);
             model->pins[chosen] -= 1;
@@ -119,6 +157,29 @@ static void random_step(struct model *model, struct prng *prng)
         } else if (model->count > 0 && chosen + 1 == model->count) {
             version_pin(&set, model->live[chosen]); /* The writer's prefetch. */
             model->pins[chosen] += 1;
+        }
+        break;
+    case 5: /* A reader ends, in any state. */
+        if (model->count > 0 && model->holds[chosen] != NULL) {
+            const uint64_t rings = doorbell_count(&bell);
+            version_hold_release(&set, model->holds[chosen]);
+            model->holds[chosen] = NULL;
+            model->pins[chosen] -= 1;
+            const bool last = model->pins[chosen] == 0 && chosen != model->published;
+            cr_assert(eq(u64, doorbell_count(&bell) - rings, last));
+        }
+        break;
+    case 6: /* A reader goes and comes. */
+        if (model->count > 0 && model->holds[chosen] != NULL) {
+            struct read_ticket *ticket = &model->holds[chosen]->ticket;
+            const bool outside = atomic_load(&ticket->state) == READ_TICKET_OUTSIDE;
+            const bool moved = outside ? read_ticket_enter(ticket) : read_ticket_leave(ticket);
+            cr_assert(eq(int, moved, !model->revoked[chosen]));
+        }
+        break;
+    case 7:
+        if (model->published != UINT32_MAX) {
+            random_revocation(model);
         }
         break;
     default: {
@@ -152,6 +213,10 @@ Test(version, random_lives_agree_with_the_model)
             random_step(&model, &prng);
         }
         for (uint32_t i = 0; i < model.count; i++) {
+            if (model.holds[i] != NULL) {
+                version_hold_release(&set, model.holds[i]);
+                model.pins[i] -= 1;
+            }
             while (model.pins[i] > 0) {
                 version_unpin(&set, model.live[i]);
                 model.pins[i] -= 1;
@@ -175,12 +240,16 @@ static void reader_run(struct job *job)
 {
     struct reader *reader = container_of(job, struct reader, job);
     for (int i = 0; i < READS; i++) {
-        struct version *version = version_pin_published(&set);
+        struct version_hold hold = {0};
+        version_hold_published(&set, &hold, 0);
+        const struct version *version = hold.version;
         const uint64_t commit = version->commit;
         reader->wrong |= commit < reader->commit_last || version->timestamp != 2 * commit;
         reader->commit_last = commit;
-        reader->wrong |= version->commit != commit;
-        version_unpin(&set, version);
+        if (read_ticket_leave(&hold.ticket) && read_ticket_enter(&hold.ticket)) {
+            reader->wrong |= version->commit != commit;
+        }
+        version_hold_release(&set, &hold);
     }
     atomic_store(&reader->done, true);
     doorbell_ring(&bell);
@@ -202,6 +271,7 @@ Test(version, readers_on_threads_see_whole_versions_in_order)
     uint64_t commit = 0;
     for (int left = READER_COUNT; left > 0;) {
         const uint64_t seen = doorbell_count(&bell);
+        (void)version_revoke_oldest(&set);
         struct version *old = version_collect(&set);
         if (old != NULL) {
             old->commit = UINT64_MAX; /* Poison: nobody may be looking. */
@@ -243,7 +313,8 @@ Test(version, unpinning_what_nobody_pinned_is_a_bug, .signal = SIGABRT)
 
 Test(version, pinning_before_anything_is_published_is_a_bug, .signal = SIGABRT)
 {
-    (void)version_pin_published(&set);
+    struct version_hold hold = {0};
+    version_hold_published(&set, &hold, 0);
 }
 
 Test(version, ending_with_a_live_version_is_a_bug, .signal = SIGABRT)

@@ -95,6 +95,7 @@ bool fixture_try_open(struct forest_fixture *fixture, uint32_t worker_count, boo
         .readers = &fixture->readers,
         .cache_size = 4 * 1024 * 1024,
         .read_slot_count = READ_SLOTS,
+        .read_budget_size = fixture->read_budget_size,
         .on_committed = on_committed,
     };
     fixture->opened = false;

@@ -31,6 +31,7 @@ struct forest_fixture {
     uint64_t now_ns;
     struct forest *forest;
     uint32_t groove_id;
+    uint64_t read_budget_size; /* for the next open */
 
     /* The last open. */
     bool opened;

@@ -1,0 +1,311 @@
+/* Goal: no read holds the writer up, and none is lost for it: its version is taken back when the
+ * writer needs the memory, and it starts again, a bounded number of times and for a bounded amount
+ * of work. Method: a disk that does not answer a reader while the writer goes on, in memory as
+ * tight as the writer alone needs. */
+#include "tests/harness/forest_fixture.h"
+
+#include <criterion/criterion.h>
+#include <criterion/new/assert.h>
+#include <sched.h>
+#include <string.h>
+
+#include "engine/forest_internal.h"
+#include "pool/base.h"
+
+static struct forest_fixture fixture;
+static uint64_t object_count;
+
+TestSuite(forest_reads, .timeout = 20);
+
+enum { BATCH = 60, BALLAST_MAX = 4096 };
+
+static enum request_result insert_into(uint32_t groove_id)
+{
+    static uint8_t body[16 * 1024];
+    static struct fixture_object objects[BATCH];
+    for (uint32_t i = 0; i < BATCH; i++) {
+        objects[i] = (struct fixture_object){.a = 1, .b = i};
+        fixture_id(objects[i].id, object_count + i + 1);
+    }
+    const uint32_t size = fixture_body(body, groove_id, EVENT_TYPE_INSERT, objects, BATCH);
+    const enum request_result result = fixture_request(&fixture, REQUEST_KIND_WRITE, body, size);
+    object_count += result == REQUEST_RESULT_OK ? BATCH : 0;
+    return result;
+}
+
+static void insert_bars(uint32_t bars)
+{
+    const uint64_t op = fixture.forest->op + (uint64_t)bars * fixture.geometry.bar_beats;
+    while (fixture.forest->op < op) {
+        cr_assert(eq(int, insert_into(fixture.groove_id), REQUEST_RESULT_OK));
+    }
+    fixture_settle(&fixture);
+}
+
+static struct forest_stats stats(void)
+{
+    struct forest_stats stats;
+    forest_stats(fixture.forest, &stats);
+    return stats;
+}
+
+/* What the writer alone does not need of the arena, taken away: the most that it used so far, what
+ * a commit asks to be free (forest_commit.c, batch_room), and a little. */
+static struct run *ballast[BALLAST_MAX];
+static uint32_t ballast_count;
+
+static void take_ballast(void)
+{
+    const uint64_t asked = 3 * (3 * GROOVE_TREE_COUNT_MAX + 3) + 8;
+    const uint64_t keep = stats().memory_segments - stats().memory_segments_min + asked;
+    const struct tree *tree = &fixture.forest->trees[0];
+    static const uint8_t value[OBJECT_SIZE_MAX] = {1};
+    while (fixture.forest->arena.segment_count - ballast_count * 2ull > keep) {
+        cr_assert(ballast_count < BALLAST_MAX);
+        ballast[ballast_count] = run_build(&fixture.forest->arena, &tree->shape, value, 1);
+        ballast_count += 1;
+    }
+}
+
+static void give_ballast(void)
+{
+    while (ballast_count > 0) {
+        ballast_count -= 1;
+        run_release(&fixture.forest->arena, ballast[ballast_count]);
+    }
+}
+
+static _Atomic bool count_done;
+
+static void on_count_done(struct read_request *request)
+{
+    (void)request;
+    atomic_store(&count_done, true);
+}
+
+/* Counts everything, by index. */
+static struct read_request *count_submit(void)
+{
+    static const uint64_t a = 1;
+    struct read_request *request = forest_read_acquire(fixture.forest);
+    request->kind = READ_KIND_COUNT;
+    request->groove_id = fixture.groove_id;
+    request->index = 0;
+    request->limit = 0;
+    request->input = (const uint8_t *)&a;
+    request->input_size = sizeof a;
+    request->done = on_count_done;
+    atomic_store(&count_done, false);
+    forest_read_submit(fixture.forest, request);
+    return request;
+}
+
+static void wait_until_held(void)
+{
+    while (!sim_io_holds(&fixture.sim)) {
+        cr_assert(not(atomic_load(&count_done)));
+        sched_yield();
+    }
+}
+
+static void wait_until_done(void)
+{
+    while (!atomic_load(&count_done)) {
+        sched_yield();
+    }
+}
+
+/* A forest with some tables, whose memory is as tight as the writer alone needs. */
+static void setup_tight(void)
+{
+    struct geometry geometry = geometry_tiny();
+    fixture_init(&fixture, &geometry);
+    fixture_open(&fixture, 0, true);
+    fixture_create(&fixture);
+    insert_bars(8);
+    take_ballast();
+    insert_bars(2);
+    cr_assert(eq(u64, stats().versions_revoked_total, 0));
+}
+
+static void end(void)
+{
+    give_ballast();
+    fixture_close(&fixture);
+    fixture_deinit(&fixture);
+}
+
+Test(forest_reads, a_reader_stopped_in_its_disk_holds_nothing_up)
+{
+    setup_tight();
+    sim_io_hold_read(&fixture.sim, 3, "holt-reader");
+    struct read_request *request = count_submit();
+    wait_until_held();
+    insert_bars(8);
+    cr_assert(eq(u64, stats().versions_revoked_total, 1));
+    cr_assert(not(atomic_load(&count_done)));
+    sim_io_let_go(&fixture.sim);
+    wait_until_done();
+    cr_assert(eq(int, request->result, REQUEST_RESULT_OK));
+    cr_assert(eq(u64, request->count, object_count));
+    cr_assert(eq(u64, request->commit, fixture.forest->commit_durable));
+    forest_read_release(fixture.forest, request);
+    cr_assert(eq(u64, stats().reads_restarted_total, 1));
+    cr_assert(eq(u64, stats().reads_overtaken_total, 0));
+    end();
+}
+
+Test(forest_reads, a_read_that_is_overtaken_again_and_again_is_given_up)
+{
+    setup_tight();
+    sim_io_hold_read(&fixture.sim, 3, "holt-reader");
+    struct read_request *request = count_submit();
+    for (uint64_t i = 0; i <= READ_RESTART_MAX; i++) {
+        wait_until_held();
+        while (stats().versions_revoked_total == i) {
+            cr_assert(eq(int, insert_into(fixture.groove_id), REQUEST_RESULT_OK));
+        }
+        fixture_settle(&fixture);
+        cr_assert(eq(u64, stats().reads_restarted_total, i));
+        sim_io_hold_read(&fixture.sim, i < READ_RESTART_MAX ? 1 : 0, "holt-reader");
+        sim_io_let_go(&fixture.sim);
+    }
+    wait_until_done();
+    cr_assert(eq(int, request->result, REQUEST_RESULT_OVERTAKEN));
+    cr_assert(eq(u64, request->count, 0));
+    cr_assert(eq(u32, request->reply_size, 0));
+    forest_read_release(fixture.forest, request);
+    cr_assert(eq(u64, stats().reads_restarted_total, READ_RESTART_MAX));
+    cr_assert(eq(u64, stats().reads_overtaken_total, 1));
+    end();
+}
+
+/* Its processor, not its disk: it is asked, and answers. */
+Test(forest_reads, a_reader_at_work_gives_way)
+{
+    setup_tight();
+    struct version_hold hold = {0};
+    version_hold_published(&fixture.forest->versions, &hold, 0);
+    while (stats().versions_revoked_total == 0) {
+        static uint8_t body[16 * 1024];
+        static struct fixture_object objects[BATCH];
+        for (uint32_t i = 0; i < BATCH; i++) {
+            objects[i] = (struct fixture_object){.a = 2};
+            fixture_id(objects[i].id, ++object_count);
+        }
+        const uint32_t size =
+            fixture_body(body, fixture.groove_id, EVENT_TYPE_INSERT, objects, BATCH);
+        const uint64_t before = fixture.outcome_count;
+        fixture_submit(&fixture, REQUEST_KIND_WRITE, body, size);
+        while (fixture.outcome_count == before && stats().versions_revoked_total == 0) {
+            fixture_tick(&fixture);
+        }
+    }
+    cr_assert(eq(int, read_ticket_spend(&hold.ticket, 0), STATUS_REVOKED));
+    cr_assert(not(read_ticket_leave(&hold.ticket)));
+    const uint64_t outcomes = fixture.outcome_count;
+    fixture_tick(&fixture);
+    cr_assert(eq(u64, fixture.outcome_count, outcomes)); /* It waits for that reader. */
+    version_hold_release(&fixture.forest->versions, &hold);
+    fixture_settle(&fixture);
+    cr_assert(gt(u64, fixture.outcome_count, outcomes));
+    end();
+}
+
+Test(forest_reads, a_read_looks_through_no_more_than_its_budget)
+{
+    const struct geometry geometry = geometry_tiny();
+    fixture_init(&fixture, &geometry);
+    fixture_open(&fixture, 0, false);
+    fixture_create(&fixture);
+    insert_bars(12);
+    const uint64_t a = 1;
+    uint8_t id[16];
+    fixture_id(id, 1);
+    cr_assert(eq(u64, fixture_count(&fixture, 0, &a, sizeof a), object_count));
+    fixture_close(&fixture);
+
+    fixture.read_budget_size = 256 * 1024;
+    fixture_open(&fixture, 0, false);
+    struct read_request *request = count_submit();
+    while (!atomic_load(&count_done)) {
+        (void)forest_tick(fixture.forest);
+    }
+    cr_assert(eq(int, request->result, REQUEST_RESULT_BUDGET));
+    cr_assert(eq(u64, request->count, 0));
+    cr_assert(eq(u64, stats().reads_over_budget_total, 1));
+    /* With a limit it comes to its end sooner; and lookups have none. */
+    request->kind = READ_KIND_QUERY;
+    request->limit = 5;
+    atomic_store(&count_done, false);
+    forest_read_submit(fixture.forest, request);
+    while (!atomic_load(&count_done)) {
+        (void)forest_tick(fixture.forest);
+    }
+    cr_assert(eq(int, request->result, REQUEST_RESULT_OK));
+    cr_assert(eq(u64, request->count, 5));
+    forest_read_release(fixture.forest, request);
+    static uint8_t ids[200 * 16];
+    static struct fixture_object objects[200];
+    for (uint32_t i = 0; i < 200; i++) {
+        fixture_id(ids + (size_t)i * 16, 1 + i * 37);
+    }
+    cr_assert(eq(u32, fixture_lookup(&fixture, ids, 200, objects, 200), 200));
+    fixture_close(&fixture);
+    fixture_deinit(&fixture);
+}
+
+/* One request, then idle beats to the end of the half-bar. */
+static void insert_and_end_half(void)
+{
+    struct forest *forest = fixture.forest;
+    cr_assert(eq(int, insert_into(fixture.groove_id), REQUEST_RESULT_OK));
+    fixture_settle(&fixture);
+    const uint32_t half = fixture.geometry.bar_beats / 2;
+    const uint64_t beats = half - forest->beat % half;
+    enum request_result result;
+    cr_assert(eq(int,
+                 batch_add(forest->gathering, &forest->catalog, REQUEST_KIND_IDLE,
+                           (const uint8_t *)&beats, sizeof beats, NULL, true, &result),
+                 BATCH_ADDED));
+    fixture_settle(&fixture);
+}
+
+/* As near the limit of tables: the nodes that the join of a half-bar asks for are not there, unless
+ * a reader that went to its disk and never came back gives up its own. */
+Test(forest_reads, a_stopped_reader_holds_no_nodes)
+{
+    enum { NODES_MAX = 4096 };
+    static struct manifest_node *taken[NODES_MAX];
+    uint32_t taken_count = 0;
+    const struct geometry geometry = geometry_tiny();
+    fixture_init(&fixture, &geometry);
+    fixture_open(&fixture, 0, false);
+    fixture_create(&fixture);
+    insert_bars(6);
+    struct forest *forest = fixture.forest;
+    struct version_hold hold = {0};
+    version_hold_published(&forest->versions, &hold, 0);
+    cr_assert(read_ticket_leave(&hold.ticket));
+    do { /* Tables that the held version does not have, then a half-bar that will make more. */
+        insert_and_end_half();
+        insert_and_end_half();
+        cr_assert(eq(int, insert_into(fixture.groove_id), REQUEST_RESULT_OK));
+        fixture_settle(&fixture);
+    } while (compaction_nodes_needed(&forest->schedule) == 0);
+    while (forest->nodes.free_count >= compaction_nodes_needed(&forest->schedule)) {
+        cr_assert(taken_count < NODES_MAX);
+        taken[taken_count] = node_pool_acquire(&forest->nodes);
+        taken_count += 1;
+    }
+    cr_assert(eq(u64, stats().versions_revoked_total, 0));
+    insert_and_end_half();
+    cr_assert(eq(u64, stats().versions_revoked_total, 1));
+    version_hold_release(&forest->versions, &hold);
+    while (taken_count > 0) {
+        taken_count -= 1;
+        node_pool_release(&forest->nodes, taken[taken_count]);
+    }
+    fixture_close(&fixture);
+    fixture_deinit(&fixture);
+}
