@@ -72,8 +72,8 @@ void compaction_schedule_deinit(struct compaction_schedule *schedule);
 
 /* First beat of a half-bar: plans, reserves, submits. `op` is that of the half-bar's last beat + 1,
  * from which the outputs are visible. `trees` flagged absorbing keep their immutable table. False:
- * the free set has no blocks for the plan; no job was submitted, and the log's half-bar is only good
- * for manifest_log_reset. */
+ * the free set has no blocks for the plan; no job was submitted, and the log's half-bar is only
+ * good for manifest_log_reset. */
 MUST_CHECK bool compaction_half_bar_commence(struct compaction_schedule *schedule, bool even,
                                              uint64_t op);
 
