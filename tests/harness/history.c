@@ -453,6 +453,20 @@ static bool is_free(const struct check *check, uint64_t first, uint64_t last)
     return first <= last && given_count(check, first, last) < last - first + 1;
 }
 
+/* How many sights are of lower keys. */
+static size_t sights_before(const struct check *check, uint32_t key)
+{
+    size_t low = 0;
+    size_t high = check->sight_count;
+    while (low < high) {
+        const size_t middle = low + (high - low) / 2;
+        const bool below = check->sights[middle].key < key;
+        low = below ? middle + 1 : low;
+        high = below ? high : middle;
+    }
+    return low;
+}
+
 static int by_low(const void *a, const void *b)
 {
     const struct bounds *left = a;
@@ -472,10 +486,10 @@ static bool check_unanswered(const struct check *check, const struct history_op 
     size_t barred_count = 0;
     for (uint32_t i = 0; i < op->cell_count; i++) {
         const struct history_cell *cell = &check->history->cells[op->cell_first + i];
-        for (size_t j = 0; j < check->sight_count; j++) {
+        for (size_t j = sights_before(check, cell->key);
+             j < check->sight_count && check->sights[j].key == cell->key; j++) {
             const struct sight *sight = &check->sights[j];
-            if (sight->key == cell->key && sight->value != cell->value &&
-                sight->writer_commit != UINT64_MAX) {
+            if (sight->value != cell->value && sight->writer_commit != UINT64_MAX) {
                 barred[barred_count++] = (struct bounds){sight->writer_commit, sight->op->commit};
             }
         }

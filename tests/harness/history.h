@@ -2,7 +2,8 @@
  *
  * Clients write and read keys; every value is written once, so a value names its writer. Replies
  * carry numbers: a write's commit, and for a read the commit whose state it saw. So the order of
- * all is known and need not be searched for; the check is O(n log n):
+ * all is known and need not be searched for; the check sorts, and looks once
+ * more at the reads of its keys for each write that got no answer:
  *
  *   - no commit number is given twice; timestamps rise with commits
  *   - what ended before something else began is not after it: a later write has a higher number, a

@@ -20,6 +20,7 @@
  *            eio enospc                    the call does nothing and fails
  *            torn-eio                      a write that is on the disk by half, and fails
  *            short                         half of a read or write, honestly said
+ *            lie                           the call does nothing and says that it did
  *
  * What a process has done to the world is what its system calls did, so a kill before and behind
  * each of them is a kill at every point of the program.
@@ -103,7 +104,8 @@ static const char *const point_names[] = {
     X(EIO, "eio")                                                                                  \
     X(ENOSPC, "enospc")                                                                            \
     X(TORN_EIO, "torn-eio")                                                                        \
-    X(SHORT, "short")
+    X(SHORT, "short")                                                                              \
+    X(LIE, "lie")
 
 enum action {
 #define X(name, text) ACTION_##name,
@@ -446,6 +448,10 @@ static bool call_begin(struct thread *thread, pid_t process)
         return true;
     case ACTION_ENOSPC:
         call_replace(thread, &regs, -ENOSPC);
+        return true;
+    case ACTION_LIE:
+        call_replace(thread, &regs,
+                     point == POINT_SYNC || point == POINT_OTHER ? 0 : (long)regs.rdx);
         return true;
     case ACTION_SHORT:
         call_shorten(thread, &regs);
