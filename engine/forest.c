@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "engine/forest_internal.h"
-
+#include "engine/lsm/spill.h"
 #include "engine/storage/trailer.h"
 #include "pool/base.h"
 #include "pool/log.h"
@@ -115,7 +115,9 @@ void forest_plan(const struct geometry *geometry, const struct forest_options *o
              "old objects and owners of values of one batch");
     plan_add(plan, "free set", 3 * free_set_bytes(geometry) + 2 * free_set_bytes(geometry),
              "3 bits per block of the limit, and their encoding");
-    plan_add(plan, "checkpoint trailers", trailers, "free set and catalog, as blocks");
+    plan_add(plan, "checkpoint trailers", trailers, "free set, catalog, spill list, as blocks");
+    plan_add(plan, "spill list", spill_size_max(geometry),
+             "144 bytes per tree; what is spilled stays in its memory table");
     plan_add(plan, "manifest nodes", node_count_of(geometry) * sizeof(struct manifest_node),
              "tables_max in half-filled nodes, copies of two half-bars");
     plan_add(plan, "manifest levels", trees * LEVEL_COUNT * node_max * 8, "node lists per level");
@@ -344,6 +346,7 @@ static void deinit_checkpoint(struct forest *forest)
     memory_release(write->addresses, write->block_max * sizeof(uint64_t));
     memory_release(forest->state_buffer, catalog_encoded_size_max(&forest->geometry));
     memory_release(forest->free_set_buffer, 2 * free_set_bytes(&forest->geometry));
+    memory_release(forest->spill_buffer, spill_size_max(&forest->geometry));
 }
 
 static enum status init_checkpoint(struct forest *forest)
@@ -362,9 +365,11 @@ static enum status init_checkpoint(struct forest *forest)
     write->addresses = memory_acquire(write->block_max * sizeof(uint64_t));
     forest->state_buffer = memory_acquire(catalog_encoded_size_max(&forest->geometry));
     forest->free_set_buffer = memory_acquire(2 * free_set_bytes(&forest->geometry));
+    forest->spill_buffer = memory_acquire(spill_size_max(&forest->geometry));
     if (checkpoint->blocks == NULL || checkpoint->addresses == NULL ||
         forest->trailer_addresses == NULL || write->blocks == NULL || write->addresses == NULL ||
-        forest->state_buffer == NULL || forest->free_set_buffer == NULL) {
+        forest->state_buffer == NULL || forest->free_set_buffer == NULL ||
+        forest->spill_buffer == NULL) {
         deinit_checkpoint(forest);
         return STATUS_NO_MEMORY;
     }
@@ -619,6 +624,7 @@ void forest_reset(struct forest *forest)
     forest->checkpoint.submitted = false;
     forest->join_owed = false;
     forest->trailer_count = 0;
+    forest->checkpoint_own_blocks = 0;
     forest->report = (struct forest_open_report){0};
 }
 
@@ -707,6 +713,7 @@ void forest_stats(struct forest *forest, struct forest_stats *stats)
         .beat_wait_ns_total = forest->beat_wait_ns_total,
         .half_bar_count = forest->schedule.half_bar_count,
         .absorbed_bars = forest->absorbed_bars,
+        .spilled_tables = forest->schedule.spilled_count,
         .memory_plan = memory_acquired_size(),
         .read_only = forest->read_only,
         .full = forest->full,

@@ -102,6 +102,7 @@ void forest_deinit(struct forest *forest);
 struct forest_open_report {
     uint64_t checkpoint_op;
     uint64_t table_count;
+    uint64_t spilled_table_count; /* read back into memory */
     uint64_t entries_replayed;
     uint64_t requests_replayed;
     uint64_t events_replayed;
@@ -226,6 +227,7 @@ struct forest_stats {
     uint64_t beat_overrun_total; /* beats that had to wait longer than the plan says */
     uint64_t beat_wait_ns_max, beat_wait_ns_total;
     uint64_t half_bar_count, absorbed_bars;
+    uint64_t spilled_tables; /* small memory tables that checkpoints kept as they were */
     uint64_t memory_plan;
     bool read_only, full;
     bool low; /* space is scarce: each bar ends in a checkpoint */

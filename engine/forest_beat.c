@@ -141,7 +141,9 @@ void forest_bar_commence(struct forest *forest)
 }
 
 /* A bar that brought little leaves its entries to the next one, in memory, instead of making tiny
- * tables. Only while requests flow: debt that idle beats pay must reach the disk. */
+ * tables; when it ends in a checkpoint, a copy of them goes to disk (lsm/spill.h). Only while
+ * requests flow: debt that idle beats pay must reach the levels. And not while space is low, when a
+ * copy is what there is no room for. */
 static void decide_absorption(struct forest *forest)
 {
     uint64_t bytes = forest->bar_memory_used;
@@ -153,7 +155,7 @@ static void decide_absorption(struct forest *forest)
             flowing |= tree->mutable_table.value_count > 0;
         }
     }
-    if (forest->bar_checkpoint || !flowing || bytes * 2 > forest->geometry.bar_memory_size) {
+    if (forest->low || !flowing || bytes * 2 > forest->geometry.bar_memory_size) {
         return;
     }
     bool absorbed = false;
@@ -165,6 +167,7 @@ static void decide_absorption(struct forest *forest)
         const uint64_t entries =
             tree->mutable_table.value_count + tree->immutable_table.value_count;
         tree->absorbing = entries * 2 <= tree->bar_value_max;
+        tree->spilling = tree->absorbing && forest->bar_checkpoint;
         absorbed |= tree->absorbing;
     }
     forest->absorbed_bars += absorbed;
@@ -182,6 +185,9 @@ enum { REPLAY_MEMORY = 32 * 1024 * 1024 };
 static bool checkpoint_due(const struct forest *forest)
 {
     const struct geometry *geometry = &forest->geometry;
+    /* What the last checkpoint alone needs is replaced by the next: no reason for one. */
+    assert(forest->free_set.released_count >= forest->checkpoint_own_blocks);
+    const uint64_t released = forest->free_set.released_count - forest->checkpoint_own_blocks;
     const uint64_t bar_rest =
         geometry->bar_journal_size - min_u64(forest->bar_journal_used, geometry->bar_journal_size);
     return forest->low || forest->journal_since_checkpoint >= geometry->checkpoint_journal_size ||
@@ -189,12 +195,17 @@ static bool checkpoint_due(const struct forest *forest)
                geometry->checkpoint_journal_size + geometry->bar_journal_size / 2 ||
            forest->memory_since_checkpoint * 3 >=
                max_u64(forest->geometry.bar_memory_size, REPLAY_MEMORY) ||
-           forest->free_set.released_count > forest->free_set.acquired_count / 4 + 2048;
+           released > forest->free_set.acquired_count / 4 + 2048;
 }
 
 static void second_half_commence(struct forest *forest)
 {
     if (forest->bar_replayed) {
+        /* What was spilled is what was absorbed then, from here on. */
+        for (uint32_t i = 0; i < forest->geometry.tree_count_max; i++) {
+            struct tree *tree = &forest->trees[i];
+            tree->absorbing = tree->used && tree->immutable_table.run_count > 0;
+        }
         return;
     }
     forest->bar_checkpoint = checkpoint_due(forest);

@@ -5,6 +5,9 @@
  *   middle of bar k+1 join: what the checkpoint before still needed goes free, the journal's tail
  *                     advances. If the worker is not done, wait.
  *
+ * Small memory tables were spilled by jobs of the last half-bar (lsm/spill.h); here they are
+ * listed.
+ *
  * The free set's own blocks are acquired before it is encoded. Its size follows from the highest
  * acquired word, which they may be: so enough for the worst is acquired, and what turns out not to
  * be needed is released in the same checkpoint. */
@@ -12,6 +15,7 @@
 #include <string.h>
 
 #include "engine/forest_internal.h"
+#include "engine/lsm/spill.h"
 #include "engine/storage/trailer.h"
 #include "pool/base.h"
 #include "pool/log.h"
@@ -19,6 +23,7 @@
 uint32_t forest_trailer_block_max(const struct geometry *geometry)
 {
     return trailer_block_count(geometry->block_size, catalog_encoded_size_max(geometry)) +
+           trailer_block_count(geometry->block_size, spill_size_max(geometry)) +
            trailer_block_count(geometry->block_size, geometry->block_count_max / 8 * 2) + 1;
 }
 
@@ -102,37 +107,64 @@ void forest_manifest_write_submit(struct forest *forest)
 /* ---- Encoding ----------------------------------------------------------------------------------
  */
 
-static void release_trailers(struct forest *forest)
+/* A list of what the half-bar that has just ended spilled; returns its size. */
+static uint64_t spill_encode(struct forest *forest)
 {
-    for (uint32_t i = 0; i < forest->trailer_count; i++) {
-        free_set_release(&forest->free_set, forest->trailer_addresses[i]);
+    uint64_t size = 0;
+    uint32_t position = 0;
+    for (const struct compaction_job *job = compaction_spill_next(&forest->schedule, &position);
+         job != NULL; job = compaction_spill_next(&forest->schedule, &position)) {
+        const struct spill_entry entry = {
+            .table = job->outputs[0],
+            .value_count = job->source.value_count,
+            .tombstone_count = job->source.tombstone_count,
+        };
+        assert(size + sizeof entry <= spill_size_max(&forest->geometry));
+        assert(entry.table.tree_id == job->shape.tree_id);
+        assert(entry.table.snapshot_min == forest->op + 1);
+        memcpy(forest->spill_buffer + size, &entry, sizeof entry);
+        size += sizeof entry;
     }
-    forest->trailer_count = 0;
+    return size;
 }
 
-/* Addresses for both trailers; returns how many of them are the state's. */
-static uint32_t acquire_trailers(struct forest *forest)
+/* Addresses for the trailers: `count` for those whose size is known, then the free set's. */
+static void acquire_trailers(struct forest *forest, uint32_t count)
 {
     const uint32_t block_size = forest->geometry.block_size;
-    const uint32_t state_count = trailer_block_count(block_size, forest->state_size);
     /* At most all words below the highest address that the trailers themselves can reach. */
     const uint64_t reach = forest->free_set.address_max + forest->checkpoint.block_max + 64;
     const uint64_t bytes_max =
         2 * 8 * div_ceil(min_u64(reach, forest->geometry.block_count_max), 64);
-    const uint32_t free_set_max = trailer_block_count(block_size, bytes_max);
+    count += trailer_block_count(block_size, bytes_max);
     struct reservation reservation;
-    const bool reserved =
-        free_set_reserve(&forest->free_set, state_count + free_set_max, &reservation);
+    const bool reserved = free_set_reserve(&forest->free_set, count, &reservation);
     assert(reserved); /* Kept in hand: forest_space.c. */
     (void)reserved;
-    uint32_t count = 0;
-    for (; count < state_count + free_set_max; count++) {
-        assert(count < forest->checkpoint.block_max);
-        forest->trailer_addresses[count] = reservation_acquire(&reservation);
+    assert(count <= forest->checkpoint.block_max);
+    for (uint32_t i = 0; i < count; i++) {
+        forest->trailer_addresses[i] = reservation_acquire(&reservation);
     }
     free_set_forfeit(&forest->free_set, &reservation);
     forest->trailer_count = count;
-    return state_count;
+}
+
+/* The checkpoint is encoded, with these blocks in use: nothing after it needs them. They go free
+ * when the next one is joined. */
+static void release_own_blocks(struct forest *forest)
+{
+    for (uint32_t i = 0; i < forest->trailer_count; i++) {
+        free_set_release(&forest->free_set, forest->trailer_addresses[i]);
+    }
+    uint32_t position = 0;
+    for (const struct compaction_job *job = compaction_spill_next(&forest->schedule, &position);
+         job != NULL; job = compaction_spill_next(&forest->schedule, &position)) {
+        assert(job->released_count == job->outputs[0].block_count);
+        for (uint32_t i = 0; i < job->released_count; i++) {
+            free_set_release(&forest->free_set, job->released[i]);
+        }
+    }
+    forest->checkpoint_own_blocks = forest->free_set.released_count; /* Nothing else yet. */
 }
 
 void forest_checkpoint_encode(struct forest *forest)
@@ -140,12 +172,15 @@ void forest_checkpoint_encode(struct forest *forest)
     struct checkpoint_job *checkpoint = &forest->checkpoint;
     assert(!checkpoint->pending);
     const uint32_t block_size = forest->geometry.block_size;
-    release_trailers(forest);
-    const uint32_t state_count = acquire_trailers(forest);
+    const uint64_t spill_size = spill_encode(forest);
+    const uint32_t state_count = trailer_block_count(block_size, forest->state_size);
+    const uint32_t spill_count = trailer_block_count(block_size, spill_size);
+    const uint32_t known_count = state_count + spill_count;
+    acquire_trailers(forest, known_count);
     const uint64_t free_set_size = free_set_encoded_size(&forest->free_set);
     const uint32_t free_set_count = trailer_block_count(block_size, free_set_size);
-    assert(state_count + free_set_count <= forest->trailer_count);
-    while (forest->trailer_count > state_count + free_set_count) {
+    assert(known_count + free_set_count <= forest->trailer_count);
+    while (forest->trailer_count > known_count + free_set_count) {
         forest->trailer_count -= 1;
         free_set_release(&forest->free_set, forest->trailer_addresses[forest->trailer_count]);
     }
@@ -167,21 +202,26 @@ void forest_checkpoint_encode(struct forest *forest)
         .table_count = forest->manifest_log.table_count,
         .free_set_size = free_set_size,
         .state_size = forest->state_size,
+        .spill_size = spill_size,
         .blocks_acquired = forest->free_set.acquired_count,
         .address_max = forest->free_set.address_max,
     };
     state->state = trailer_build(block_size, BLOCK_TYPE_STATE, forest->op, forest->state_buffer,
                                  forest->state_size, forest->trailer_addresses, checkpoint->blocks);
+    state->spill = trailer_build(block_size, BLOCK_TYPE_SPILL, forest->op, forest->spill_buffer,
+                                 spill_size, forest->trailer_addresses + state_count,
+                                 checkpoint->blocks + (size_t)state_count * block_size);
     state->free_set =
         trailer_build(block_size, BLOCK_TYPE_FREE_SET, forest->op, forest->free_set_buffer,
-                      free_set_size, forest->trailer_addresses + state_count,
-                      checkpoint->blocks + (size_t)state_count * block_size);
-    checkpoint->block_count = state_count + free_set_count;
+                      free_set_size, forest->trailer_addresses + known_count,
+                      checkpoint->blocks + (size_t)known_count * block_size);
+    checkpoint->block_count = forest->trailer_count;
     memcpy(checkpoint->addresses, forest->trailer_addresses,
            checkpoint->block_count * sizeof(uint64_t));
     checkpoint->journal_sequence_needed = forest->journal.sequence_next - 1;
     checkpoint->pending = true;
     checkpoint->submitted = false;
+    release_own_blocks(forest);
 }
 
 /* ---- Writing -----------------------------------------------------------------------------------

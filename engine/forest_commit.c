@@ -145,7 +145,8 @@ bool forest_is_idle(const struct forest *forest)
 /* Blocks that idle bars would free, beyond what each of their checkpoints releases itself. */
 static uint64_t floating_debt(const struct forest *forest)
 {
-    const uint64_t floating = forest->free_set.released_count + forest->free_set.releasing_count;
+    const struct free_set *set = &forest->free_set;
+    const uint64_t floating = set->released_count - forest->trailer_count + set->releasing_count;
     const uint64_t kept = 4ull * forest->trailer_count + 8;
     return floating > kept ? floating - kept : 0;
 }

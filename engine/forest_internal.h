@@ -73,7 +73,7 @@ struct checkpoint_job {
     struct job job; /* First member: run casts back. */
     struct forest *forest;
     struct checkpoint_state state;
-    uint8_t *blocks;     /* [block_max * block_size] state and free set trailers */
+    uint8_t *blocks;     /* [block_max * block_size] trailers: state, spilled tables, free set */
     uint64_t *addresses; /* [block_max] */
     uint32_t block_max;
     uint32_t block_count;
@@ -175,7 +175,11 @@ struct forest {
     bool join_owed;              /* at the middle of this bar */
     uint64_t *trailer_addresses; /* [checkpoint.block_max] of the last checkpoint's trailers */
     uint32_t trailer_count;
+    /* Blocks that the last checkpoint alone needs, its trailers and spilled tables: released when
+     * it was encoded, freed at the next one's join. */
+    uint64_t checkpoint_own_blocks;
     uint8_t *free_set_buffer; /* encoded bytes */
+    uint8_t *spill_buffer;    /* [spill_size_max] likewise */
     _Atomic uint64_t horizon; /* joins so far: blocks may have been reused since */
 
     /* Space. */

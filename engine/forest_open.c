@@ -1,16 +1,18 @@
 /* Recovery.
  *
  *   superblock (read by forest_init) -> free set -> state (catalog) -> manifest log -> trees
- *   -> journal, from the start of the bar before the checkpoint's end
+ *   -> spilled memory tables -> journal, from the start of the bar before the checkpoint's end
  *
- * That bar lives only in memory tables, so it is replayed first: without merges, which are in the
- * checkpoint already, but with the swap at its end. From there on replay is what the forest does
- * live, beat for beat, so it leaves the same blocks. Opening frees nothing. */
+ * That bar lives only in memory tables and is spilled nowhere, so it is replayed first: without
+ * merges, which are in the checkpoint already, but with the swap at its end. From there on replay
+ * is what the forest does live, beat for beat, so it leaves the same blocks. Opening frees nothing.
+ */
 #include <assert.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "engine/forest_internal.h"
+#include "engine/lsm/spill.h"
 #include "engine/storage/trailer.h"
 #include "pool/base.h"
 #include "pool/log.h"
@@ -177,6 +179,117 @@ static enum status groove_open_complete(struct forest *forest, const struct cata
     return STATUS_OK;
 }
 
+/* ---- Spilled memory tables ---------------------------------------------------------------------
+ */
+
+/* A block that this checkpoint alone needs, as release_own_blocks left it when it was encoded.
+ * False: the free set says otherwise. */
+static bool release_own_block(void *context, uint64_t address)
+{
+    struct forest *forest = context;
+    struct free_set *set = &forest->free_set;
+    if (address - 1 >= set->block_count_max || free_set_is_free(set, address) ||
+        free_set_is_released(set, address)) {
+        return false;
+    }
+    free_set_release(set, address);
+    forest->checkpoint_own_blocks += 1;
+    return true;
+}
+
+static enum status spill_damaged(struct forest *forest, enum status status, uint32_t tree_id,
+                                 uint64_t address, const char *what)
+{
+    snprintf(forest->reason, sizeof forest->reason,
+             "grid: the spilled table of tree %u at address %llu: %s", tree_id,
+             (unsigned long long)address, what);
+    return status;
+}
+
+/* `bytes`: of the entries so far, this one included. */
+static enum status open_spilled_table(struct forest *forest, uint64_t op,
+                                      const struct spill_entry *entry, uint64_t *bytes)
+{
+    const uint32_t tree_id = entry->table.tree_id;
+    const uint64_t index_address = entry->table.index.address;
+    struct tree *tree = catalog_tree_for_id(&forest->catalog, tree_id);
+    if (tree == NULL) {
+        return spill_damaged(forest, STATUS_CORRUPT, tree_id, index_address, "no groove has it");
+    }
+    const char *problem =
+        spill_entry_problem(&forest->geometry, &tree->shape, tree->bar_value_max, op, entry);
+    *bytes += entry->value_count * tree->shape.value_size;
+    if (problem == NULL && *bytes > forest->geometry.bar_memory_size / 2) {
+        problem = "more was spilled than half of a bar";
+    }
+    if (problem != NULL) {
+        return spill_damaged(forest, STATUS_CORRUPT, tree_id, index_address, problem);
+    }
+    struct run *run;
+    uint64_t bad_address;
+    const enum status status =
+        spill_load(&forest->geometry, &forest->grid, &tree->shape, entry, forest->checkpoint.blocks,
+                   &forest->arena, release_own_block, forest, &run, &bad_address);
+    if (status != STATUS_OK) {
+        return spill_damaged(forest, status, tree_id, bad_address, status_text(status));
+    }
+    tree_restore_immutable(tree, &forest->arena, &forest->nodes, &forest->tree_versions, run,
+                           entry->value_count, entry->tombstone_count);
+    forest->report.spilled_table_count += 1;
+    return STATUS_OK;
+}
+
+static bool tree_is_dropping(const struct forest *forest, uint32_t tree_id)
+{
+    for (const struct catalog_groove *groove = catalog_after(&forest->catalog, 0); groove != NULL;
+         groove = catalog_after(&forest->catalog, groove->groove_id)) {
+        for (uint32_t i = 0; i < groove->tree_count; i++) {
+            if (groove->trees[i]->shape.tree_id == tree_id) {
+                return groove->dropping;
+            }
+        }
+    }
+    return false;
+}
+
+static enum status open_spill(struct forest *forest, const struct checkpoint_state *checkpoint)
+{
+    uint64_t bad_address = 0;
+    enum status status = trailer_read(
+        &forest->grid, BLOCK_TYPE_SPILL, &checkpoint->spill, forest->spill_buffer,
+        checkpoint->spill_size, forest->checkpoint.blocks, visit_trailer, forest, &bad_address);
+    if (status != STATUS_OK) {
+        return damaged(forest, status, "the list of spilled tables", bad_address);
+    }
+    uint64_t bytes = 0;
+    uint32_t tree_id = 0;
+    for (uint64_t at = 0; status == STATUS_OK && at < checkpoint->spill_size;
+         at += sizeof(struct spill_entry)) {
+        struct spill_entry entry;
+        memcpy(&entry, forest->spill_buffer + at, sizeof entry);
+        if (entry.table.tree_id <= tree_id || tree_is_dropping(forest, entry.table.tree_id)) {
+            return spill_damaged(forest, STATUS_CORRUPT, entry.table.tree_id,
+                                 entry.table.index.address,
+                                 "out of order, or of a groove that is gone");
+        }
+        tree_id = entry.table.tree_id;
+        status = open_spilled_table(forest, checkpoint->op, &entry, &bytes);
+    }
+    return status;
+}
+
+/* All trailers were read; they, too, are this checkpoint's alone. */
+static enum status release_trailers(struct forest *forest)
+{
+    for (uint32_t i = 0; i < forest->trailer_count; i++) {
+        if (!release_own_block(forest, forest->trailer_addresses[i])) {
+            return damaged(forest, STATUS_CORRUPT, "a trailer that the free set calls free",
+                           forest->trailer_addresses[i]);
+        }
+    }
+    return STATUS_OK;
+}
+
 static enum status open_checkpoint(struct forest *forest)
 {
     const struct checkpoint_state *checkpoint = &forest->superblock.checkpoint;
@@ -184,7 +297,9 @@ static enum status open_checkpoint(struct forest *forest)
         checkpoint->address_max > forest->geometry.block_count_max ||
         checkpoint->manifest_recent_count > checkpoint->manifest_block_count ||
         checkpoint->free_set_size > forest->geometry.block_count_max / 8 * 2 ||
-        checkpoint->state_size > catalog_encoded_size_max(&forest->geometry)) {
+        checkpoint->state_size > catalog_encoded_size_max(&forest->geometry) ||
+        checkpoint->spill_size > spill_size_max(&forest->geometry) ||
+        checkpoint->spill_size % sizeof(struct spill_entry) != 0) {
         snprintf(forest->reason, sizeof forest->reason, "superblock: impossible checkpoint");
         return STATUS_CORRUPT;
     }
@@ -202,6 +317,12 @@ static enum status open_checkpoint(struct forest *forest)
          status == STATUS_OK && groove != NULL;
          groove = catalog_after(&forest->catalog, groove->groove_id)) {
         status = groove_open_complete(forest, groove);
+    }
+    if (status == STATUS_OK) {
+        status = open_spill(forest, checkpoint);
+    }
+    if (status == STATUS_OK) {
+        status = release_trailers(forest);
     }
     if (VERIFY && status == STATUS_OK) {
         assert(forest_verify_table_extents(forest));

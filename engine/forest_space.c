@@ -37,6 +37,7 @@
 #include <assert.h>
 
 #include "engine/forest_internal.h"
+#include "engine/lsm/spill.h"
 #include "engine/storage/trailer.h"
 #include "pool/base.h"
 
@@ -65,6 +66,7 @@ static uint64_t trailer_blocks(const struct forest *forest, uint64_t grown)
         min_u64(max_u64(grown, forest->free_set.address_max) + forest->checkpoint.block_max + 64,
                 geometry->block_count_max);
     return trailer_block_count(geometry->block_size, catalog_encoded_size_max(geometry)) +
+           trailer_block_count(geometry->block_size, spill_size_max(geometry)) +
            trailer_block_count(geometry->block_size, 2 * 8 * div_ceil(reach, 64));
 }
 
@@ -84,7 +86,9 @@ void forest_space_look(struct forest *forest, bool middle)
     const uint64_t both = needs.odd_blocks + needs.even_blocks + 2 * manifest + words;
     space->grown = atomic_load(&forest->grid.block_count);
     space->hand = free_set_count_free_below(set, space->grown);
-    space->floating = set->released_count + set->releasing_count;
+    /* The last checkpoint's trailers are released, too, but the next one takes as many. */
+    assert(set->released_count >= forest->trailer_count);
+    space->floating = set->released_count - forest->trailer_count + set->releasing_count;
     space->retry |= !middle;
     if (middle) {
         space->step = both + trailer_blocks(forest, space->grown);

@@ -3,7 +3,7 @@
  *   superblock ── free set ─────────────────────────────┐
  *       ├──────── state ──► catalog: shapes of trees    ├─► every block in use is acquired, once,
  *       ├──────── manifest log ──► tables               │   and every acquired block is in use
- *       │                            └─► index ──► values, filters
+ *       ├──────── spilled tables ────┴─► index ──► values, filters
  *       │                                  └─► objects = ids = entries of each index
  *       └──────── journal, from the checkpoint's entry to its end
  *
@@ -28,6 +28,7 @@
 #include "engine/lsm/filter.h"
 #include "engine/lsm/manifest_log.h"
 #include "engine/lsm/scan_tree.h"
+#include "engine/lsm/spill.h"
 #include "engine/object.h"
 #include "engine/storage/free_set.h"
 #include "engine/storage/grid.h"
@@ -85,6 +86,9 @@ struct verify {
     struct manifest_log manifest_log;
     struct table_info *tables; /* [checkpoint.table_count] */
     uint64_t table_count;
+    struct spill_entry *spills; /* [checkpoint.spill_size / sizeof] */
+    uint32_t spill_count;
+    bool spill_known; /* the list could be read */
 
     /* The tree being checked. */
     struct tree_version tree_version;
@@ -94,14 +98,15 @@ struct verify {
     struct node_pool node_pool;
     char tree_name[160];
 
-    uint8_t *trailer;      /* [the larger of free_set_size and state_size] */
+    uint8_t *trailer;      /* [the largest of free_set_size, state_size and spill_size] */
     uint8_t *index_block;  /* [block_size] each */
     uint8_t *filter_block; /* */
     uint8_t *single_block; /* */
     uint8_t *window;       /* [window_block_count * block_size] value blocks read in one call */
     uint32_t window_block_count;
-    uint8_t *scan_spare; /* [LEVEL_COUNT * 3 * block_size] */
-    uint8_t *entry;      /* [journal_entry_size_max] */
+    uint8_t *scan_spare;   /* [LEVEL_COUNT * 3 * block_size] */
+    uint8_t *spill_blocks; /* [2 * block_size] */
+    uint8_t *entry;        /* [journal_entry_size_max] */
     struct scan_tree scan;
 };
 
@@ -195,6 +200,7 @@ static void block_describe(struct verify *verify, uint64_t address, char *text, 
         [BLOCK_TYPE_FREE_SET] = "free set", [BLOCK_TYPE_STATE] = "state",
         [BLOCK_TYPE_MANIFEST] = "manifest", [BLOCK_TYPE_INDEX] = "table index",
         [BLOCK_TYPE_VALUE] = "table value", [BLOCK_TYPE_FILTER] = "table filter",
+        [BLOCK_TYPE_SPILL] = "spill",
     };
     const enum status status = grid_read_blocks(&verify->grid, address, 1, verify->single_block);
     const struct block_header *header = block_header_const(verify->single_block);
@@ -253,7 +259,8 @@ static void check_reached(struct verify *verify)
     }
 }
 
-/* ---- Trailers: free set and state --------------------------------------------------------------
+/* ---- Trailers: free set, state, spilled tables
+ * --------------------------------------------------------------
  */
 
 struct trailer_visit {
@@ -343,6 +350,17 @@ static void check_state(struct verify *verify)
     }
 }
 
+static void check_spill(struct verify *verify)
+{
+    const uint64_t size = verify->checkpoint->spill_size;
+    if (read_trailer(verify, BLOCK_TYPE_SPILL, "spilled tables", &verify->checkpoint->spill,
+                     size)) {
+        memcpy(verify->spills, verify->trailer, size);
+        verify->spill_count = (uint32_t)(size / sizeof(struct spill_entry));
+        verify->spill_known = true;
+    }
+}
+
 /* ---- Manifest log ------------------------------------------------------------------------------
  */
 
@@ -400,6 +418,7 @@ struct table_check {
     struct verify *verify;
     const struct tree_shape *shape;
     const struct table_info *info;
+    bool spilled; /* in no level: the info is of the list of spilled tables */
     struct table_index index;
     uint64_t problems_before;
     bool values_whole; /* every value block could be read */
@@ -424,9 +443,19 @@ __attribute__((format(printf, 2, 3))) static void table_problem(const struct tab
     va_start(arguments, format);
     vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
-    problem(check->verify, "grid: %s, level %u, table at address %llu: %s",
-            check->verify->tree_name, check->info->level,
-            (unsigned long long)check->info->index.address, text);
+    const unsigned long long address = check->info->index.address;
+    if (check->spilled) {
+        problem(check->verify, "grid: %s, spilled table at address %llu: %s",
+                check->verify->tree_name, address, text);
+    } else {
+        problem(check->verify, "grid: %s, level %u, table at address %llu: %s",
+                check->verify->tree_name, check->info->level, address, text);
+    }
+}
+
+static const char *parent(const struct table_check *check)
+{
+    return check->spilled ? "list of spilled tables" : "manifest";
 }
 
 static int compare_keys(const struct table_check *check, const uint8_t *a, const uint8_t *b)
@@ -443,16 +472,16 @@ static void check_info(struct table_check *check)
     if (info->value_count == 0 || info->tombstone_count > info->value_count ||
         info->value_count > check->shape->value_count_max ||
         info->block_count < TABLE_BLOCK_COUNT_MIN) {
-        table_problem(check, "its entry in the manifest is of an impossible size");
+        table_problem(check, "its entry in the %s is of an impossible size", parent(check));
     }
     if (memcmp(info->key_min.bytes + key_size, zeros, KEY_SIZE_MAX - key_size) != 0 ||
         memcmp(info->key_max.bytes + key_size, zeros, KEY_SIZE_MAX - key_size) != 0) {
-        table_problem(check, "its keys in the manifest are longer than the tree's %u bytes",
-                      key_size);
+        table_problem(check, "its keys in the %s are longer than the tree's %u bytes",
+                      parent(check), key_size);
     }
     if (check->shape->value_size == key_size &&
         ((info->key_min.bytes[key_size - 8] | info->key_max.bytes[key_size - 8]) & 0x80) != 0) {
-        table_problem(check, "its keys in the manifest have a tombstone's bit");
+        table_problem(check, "its keys in the %s have a tombstone's bit", parent(check));
     }
 }
 
@@ -479,11 +508,12 @@ static bool load_index(struct table_check *check)
     memcpy(&key_max, block_header_const(verify->index_block)->metadata + TABLE_INDEX_KEY_MAX_OFFSET,
            sizeof key_max);
     if (memcmp(&key_max, &info->key_max, sizeof key_max) != 0) {
-        table_problem(check, "index block and manifest disagree about its last key");
+        table_problem(check, "index block and %s disagree about its last key", parent(check));
     }
     if (1 + index->value_block_count + index->filter_block_count != info->block_count) {
-        table_problem(check, "its index block names %u blocks, the manifest %u",
-                      1 + index->value_block_count + index->filter_block_count, info->block_count);
+        table_problem(check, "its index block names %u blocks, the %s %u",
+                      1 + index->value_block_count + index->filter_block_count, parent(check),
+                      info->block_count);
     }
     return true;
 }
@@ -623,7 +653,7 @@ static void check_values(struct table_check *check, uint32_t block_index, const 
     const uint8_t *live = values + (size_t)dead * value_size;
     if (dead < count && check->live_count == 0 && check->values_whole &&
         compare_keys(check, live, check->info->key_min.bytes) != 0) {
-        table_problem(check, "the manifest's first key is not that of a value");
+        table_problem(check, "the %s's first key is not that of a value", parent(check));
     }
     check->tombstone_count += ops->count_tombstones(values, count, value_size);
     check->live_count += count - dead;
@@ -643,25 +673,27 @@ static void check_counts(const struct table_check *check)
     }
     if (check->live_count != info->value_count ||
         check->live_tombstone_count != info->tombstone_count) {
-        table_problem(
-            check,
-            "from its first key on it has %llu values, %llu of them tombstones, the "
-            "manifest says %llu and %llu",
-            (unsigned long long)check->live_count, (unsigned long long)check->live_tombstone_count,
-            (unsigned long long)info->value_count, (unsigned long long)info->tombstone_count);
+        table_problem(check,
+                      "from its first key on it has %llu values, %llu of them tombstones, the "
+                      "%s says %llu and %llu",
+                      (unsigned long long)check->live_count,
+                      (unsigned long long)check->live_tombstone_count, parent(check),
+                      (unsigned long long)info->value_count,
+                      (unsigned long long)info->tombstone_count);
     }
     if (compare_keys(check, check->last.bytes, info->key_max.bytes) != 0) {
-        table_problem(check, "the manifest's last key is not that of its last value");
+        table_problem(check, "the %s's last key is not that of its last value", parent(check));
     }
 }
 
 /* False: something is wrong with it, and has been told. */
-static bool check_table(struct verify *verify, const struct table_info *info)
+static bool check_table(struct verify *verify, const struct table_info *info, bool spilled)
 {
     struct table_check check = {
         .verify = verify,
         .shape = &verify->tree_version.shape,
         .info = info,
+        .spilled = spilled,
         .problems_before = verify->report->problems,
         .values_whole = true,
     };
@@ -735,7 +767,7 @@ static bool check_tree(struct verify *verify)
         const struct table_info *info = &verify->tables[i];
         if (info->tree_id == tree_id && !level_insert(verify, info)) {
             sound = false;
-            (void)check_table(verify, info); /* In no level, but its blocks are in use. */
+            (void)check_table(verify, info, false); /* In no level, but its blocks are in use. */
         }
     }
     for (uint32_t i = 0; i < LEVEL_COUNT; i++) {
@@ -743,10 +775,109 @@ static bool check_tree(struct verify *verify)
         for (struct manifest_position position = manifest_level_first(level);
              manifest_level_at(level, position) != NULL;
              position = manifest_level_next(level, position)) {
-            sound &= check_table(verify, manifest_level_at(level, position));
+            sound &= check_table(verify, manifest_level_at(level, position), false);
         }
     }
     return sound;
+}
+
+/* ---- A tree's spilled memory table -------------------------------------------------------------
+ */
+
+static const struct spill_entry *spill_of(const struct verify *verify, uint32_t tree_id)
+{
+    for (uint32_t i = 0; i < verify->spill_count; i++) {
+        if (verify->spills[i].table.tree_id == tree_id) {
+            return &verify->spills[i];
+        }
+    }
+    return NULL;
+}
+
+/* What the list says by itself: trees that are there, each once, in order, within half a bar. */
+static void check_spill_list(struct verify *verify)
+{
+    uint64_t bytes = 0;
+    uint32_t last_id = 0;
+    for (uint32_t i = 0; i < verify->spill_count; i++) {
+        const struct table_info *table = &verify->spills[i].table;
+        const struct tree *tree = catalog_tree_for_id(&verify->catalog, table->tree_id);
+        if (tree == NULL) {
+            problem(verify,
+                    "spilled tables: the table at address %llu is of tree %u, which no groove has",
+                    (unsigned long long)table->index.address, table->tree_id);
+            verify->reach_whole = false;
+        } else {
+            bytes += verify->spills[i].value_count * tree->shape.value_size;
+        }
+        if (table->tree_id <= last_id) {
+            problem(verify, "spilled tables: tree %u comes behind tree %u", table->tree_id,
+                    last_id);
+        }
+        last_id = table->tree_id;
+    }
+    if (bytes > verify->geometry->bar_memory_size / 2) {
+        problem(verify, "spilled tables: they hold %llu bytes of entries, a bar at most %llu",
+                (unsigned long long)bytes, (unsigned long long)verify->geometry->bar_memory_size);
+    }
+}
+
+/* Its blocks, as of a table of a level. */
+static bool check_spilled_table(struct verify *verify, const struct catalog_groove *groove,
+                                const struct tree *tree, const struct spill_entry *entry)
+{
+    const char *wrong = spill_entry_problem(verify->geometry, &tree->shape, tree->bar_value_max,
+                                            verify->checkpoint->op, entry);
+    if (wrong == NULL && groove->dropping) {
+        wrong = "its groove is being dropped";
+    }
+    if (wrong != NULL) {
+        problem(verify, "grid: %s, spilled table at address %llu: %s", verify->tree_name,
+                (unsigned long long)entry->table.index.address, wrong);
+    }
+    if (entry->table.index.address - 1 >= verify->geometry->block_count_max) {
+        verify->reach_whole = false;
+        return false;
+    }
+    return check_table(verify, &entry->table, true) && wrong == NULL;
+}
+
+/* Its values, above the levels of the tree being checked. `arena` is given back by spill_detach. */
+static bool spill_attach(struct verify *verify, const struct spill_entry *entry,
+                         struct run_arena *arena)
+{
+    const struct tree_shape *shape = &verify->tree_version.shape;
+    const uint64_t segments = run_arena_segments(entry->table.value_count, shape->value_size, 1);
+    enum status status = run_arena_init(arena, segments * RUN_SEGMENT_SIZE, 1);
+    if (status != STATUS_OK) {
+        problem(verify, "grid: %s, spilled table: %s", verify->tree_name, status_text(status));
+        return false;
+    }
+    struct run *run;
+    uint64_t bad_address;
+    status = spill_load(verify->geometry, &verify->grid, shape, entry, verify->spill_blocks, arena,
+                        NULL, NULL, &run, &bad_address);
+    if (status != STATUS_OK) {
+        problem(verify,
+                "grid: %s, spilled table at address %llu: the block at address %llu does not fit "
+                "it: %s",
+                verify->tree_name, (unsigned long long)entry->table.index.address,
+                (unsigned long long)bad_address, status_text(status));
+        run_arena_deinit(arena);
+        return false;
+    }
+    verify->tree_version.runs[0] = run;
+    verify->tree_version.run_count = 1;
+    return true;
+}
+
+static void spill_detach(struct verify *verify, struct run_arena *arena)
+{
+    if (verify->tree_version.run_count > 0) {
+        verify->tree_version.run_count = 0;
+        run_release(arena, verify->tree_version.runs[0]);
+        run_arena_deinit(arena);
+    }
 }
 
 typedef void visit_value(void *context, const uint8_t *value);
@@ -995,7 +1126,13 @@ static void check_groove(struct verify *verify, const struct catalog_groove *gro
     for (uint32_t i = 0; i < groove->tree_count; i++) {
         tree_name(&check, i, verify->tree_name, sizeof verify->tree_name);
         tree_begin(verify, &groove->trees[i]->shape);
-        const bool sound = check_tree(verify);
+        bool sound = check_tree(verify) && verify->spill_known;
+        const struct spill_entry *spill = spill_of(verify, groove->trees[i]->shape.tree_id);
+        struct run_arena arena = {0};
+        if (spill != NULL) {
+            sound &= check_spilled_table(verify, groove, groove->trees[i], spill);
+            sound = sound && spill_attach(verify, spill, &arena);
+        }
         /* Of a groove that is being dropped some tables are gone already. */
         const bool comparable = sound && !groove->dropping;
         if (comparable && i == TREE_OBJECT) {
@@ -1003,6 +1140,7 @@ static void check_groove(struct verify *verify, const struct catalog_groove *gro
         } else if (comparable && check.objects_known) {
             check_entries(&check, i);
         }
+        spill_detach(verify, &arena);
         tree_end(verify);
         if (comparable && i >= TREE_INDEX && check.entries_differ &&
             schema_index_unique(check.schema, i - TREE_INDEX)) {
@@ -1028,6 +1166,7 @@ static void check_grooves(struct verify *verify)
             verify->reach_whole = false;
         }
     }
+    check_spill_list(verify);
     for (const struct catalog_groove *groove = catalog_after(&verify->catalog, 0); groove != NULL;
          groove = catalog_after(&verify->catalog, groove->groove_id)) {
         check_groove(verify, groove);
@@ -1168,7 +1307,7 @@ static const char *checkpoint_problem(const struct checkpoint_state *checkpoint,
 {
     const bool empty = checkpoint->manifest_block_count == 0 && checkpoint->table_count == 0 &&
                        checkpoint->free_set_size == 0 && checkpoint->state_size == 0 &&
-                       checkpoint->blocks_acquired == 0;
+                       checkpoint->spill_size == 0 && checkpoint->blocks_acquired == 0;
     if (checkpoint->op == 0 && !empty) {
         return "a file without a checkpoint has blocks";
     }
@@ -1180,6 +1319,10 @@ static const char *checkpoint_problem(const struct checkpoint_state *checkpoint,
     }
     if (checkpoint->state_size > catalog_encoded_size_max(geometry)) {
         return "the state is larger than the largest catalog";
+    }
+    if (checkpoint->spill_size > spill_size_max(geometry) ||
+        checkpoint->spill_size % sizeof(struct spill_entry) != 0) {
+        return "the list of spilled tables is of an impossible size";
     }
     if (checkpoint->manifest_block_count > checkpoint->blocks_acquired ||
         checkpoint->table_count > checkpoint->blocks_acquired / TABLE_BLOCK_COUNT_MIN) {
@@ -1258,12 +1401,16 @@ static enum status take_all(struct verify *verify)
     verify->tables = take(verify, checkpoint->table_count * sizeof(struct table_info));
     verify->nodes =
         take(verify, (size_t)LEVEL_COUNT * verify->node_max * sizeof(struct manifest_node *));
-    verify->trailer = take(verify, max_u64(checkpoint->free_set_size, checkpoint->state_size));
+    verify->spills = take(verify, checkpoint->spill_size);
+    verify->trailer =
+        take(verify, max_u64(max_u64(checkpoint->free_set_size, checkpoint->state_size),
+                             checkpoint->spill_size));
     verify->index_block = take(verify, block_size);
     verify->filter_block = take(verify, block_size);
     verify->single_block = take(verify, block_size);
     verify->window = take(verify, verify->window_block_count * block_size);
     verify->scan_spare = take(verify, LEVEL_COUNT * 3 * block_size);
+    verify->spill_blocks = take(verify, 2 * block_size);
     verify->entry = take(verify, journal_entry_size_max(geometry));
     if (verify->allocation_failed) {
         return STATUS_NO_MEMORY;
@@ -1298,6 +1445,7 @@ static void walk(struct verify *verify)
     verify->reach_whole = true;
     check_free_set(verify);
     check_state(verify);
+    check_spill(verify);
     check_manifest_log(verify);
     check_grooves(verify);
     check_reached(verify);

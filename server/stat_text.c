@@ -73,6 +73,7 @@ static void write_forest(struct json_writer *writer, const struct forest_stats *
     json_u64(writer, "debt_bytes", stats->debt_bytes);
     json_u64(writer, "half_bars", stats->half_bar_count);
     json_u64(writer, "absorbed_bars", stats->absorbed_bars);
+    json_u64(writer, "spilled_tables", stats->spilled_tables);
     json_u64(writer, "beat_overrun_total", stats->beat_overrun_total);
     json_u64(writer, "beat_wait_ns_max", stats->beat_wait_ns_max);
     json_u64(writer, "beat_wait_ns_total", stats->beat_wait_ns_total);

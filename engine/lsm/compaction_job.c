@@ -68,6 +68,18 @@ static void list_released(struct compaction_job *job, uint64_t address)
     job->released_count += 1;
 }
 
+static void list_table(struct compaction_job *job, const struct table_index *index,
+                       uint64_t index_address)
+{
+    list_released(job, index_address);
+    for (uint32_t i = 0; i < index->value_block_count; i++) {
+        list_released(job, table_index_value_reference(index, i).address);
+    }
+    for (uint32_t i = 0; i < index->filter_block_count; i++) {
+        list_released(job, table_index_filter_reference(index, i).address);
+    }
+}
+
 /* Reads and checks one index block, and lists the table's blocks for release. */
 static enum status index_open(struct compaction_job *job, const struct table_info *table,
                               bool release, uint8_t *block, struct table_index *index)
@@ -83,13 +95,7 @@ static enum status index_open(struct compaction_job *job, const struct table_inf
         return status == STATUS_OK ? STATUS_CORRUPT : status;
     }
     if (release) {
-        list_released(job, table->index.address);
-        for (uint32_t i = 0; i < index->value_block_count; i++) {
-            list_released(job, table_index_value_reference(index, i).address);
-        }
-        for (uint32_t i = 0; i < index->filter_block_count; i++) {
-            list_released(job, table_index_filter_reference(index, i).address);
-        }
+        list_table(job, index, table->index.address);
     }
     return STATUS_OK;
 }
@@ -348,6 +354,13 @@ static enum status table_close(struct compaction_job *job, struct table_builder 
     output->level = job->level_target;
     output->snapshot_min = job->op;
     job->output_count += 1;
+    if (job->kind == COMPACTION_KIND_SPILL && status == STATUS_OK) {
+        struct table_index index; /* The builder's index block is still as it was written. */
+        const enum status decoded =
+            table_index_decode(job->geometry, &job->shape, builder->index_block, &index);
+        assert(decoded == STATUS_OK);
+        list_table(job, &index, output->index.address);
+    }
     return status;
 }
 

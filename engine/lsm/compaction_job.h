@@ -36,6 +36,7 @@ enum {
 enum compaction_kind {
     COMPACTION_KIND_MERGE,
     COMPACTION_KIND_MOVE,    /* nothing overlaps: the table changes level, no bytes are touched */
+    COMPACTION_KIND_SPILL,   /* a copy of the memory table, for a checkpoint; the table stays */
     COMPACTION_KIND_DISCARD, /* a dropped tree: find the blocks of `targets` so that they go free */
 };
 
@@ -58,13 +59,14 @@ struct compaction_job {
     struct key source_end;
     struct run *runs[TABLE_MEMORY_RUN_MAX]; /* newest first; lent by the tree */
     uint32_t run_count;
-    struct table_info source;
+    struct table_info source; /* with from_memory only its counts, as the memory table has them */
     struct table_info targets[COMPACTION_TARGET_MAX];
     uint32_t target_count;
     uint64_t op;          /* goes into the blocks written */
     uint64_t bytes_total; /* of input values */
     struct reservation reservation;
-    uint64_t *released; /* [released_max] where to list the input blocks that go free */
+    uint64_t *released; /* [released_max] where to list the input blocks that go free; of a spill,
+                         * the blocks written, which go free after the next checkpoint */
     uint32_t released_max;
 
     /* Progress. */

@@ -203,21 +203,51 @@ static void add_small_neighbour(struct compaction_job *job, const struct tree *t
     }
 }
 
+/* The job reads the memory table's runs, newest first. */
+static void lend_runs(struct compaction_job *job, const struct table_memory *memory)
+{
+    assert(memory->run_count > 0);
+    job->from_memory = true;
+    job->run_count = memory->run_count;
+    for (uint32_t i = 0; i < memory->run_count; i++) {
+        job->runs[i] = memory->runs[memory->run_count - 1 - i];
+    }
+    job->source.value_count = memory->value_count;
+    job->source.tombstone_count = memory->tombstone_count;
+}
+
+/* Memory -> one table that is in no level. Its tombstones stay: the memory table has them still.
+ * False: no free blocks. */
+static bool plan_spill(struct compaction_schedule *schedule, struct tree *tree, uint64_t op)
+{
+    assert(tree->absorbing);
+    struct compaction_job *job = &schedule->jobs[schedule->job_count];
+    job_init(schedule, job, tree, 0, op);
+    job->kind = COMPACTION_KIND_SPILL;
+    lend_runs(job, &tree->immutable_table);
+    uint64_t values, blocks;
+    plan_inputs(job, tree->immutable_table.value_count, &values, &blocks);
+    assert(blocks == 0); /* Nothing goes free by it. */
+    blocks = compaction_output_blocks_max(job->geometry, &job->shape, values);
+    if (!job_reserve(schedule, job, values, blocks)) {
+        return false;
+    }
+    schedule->job_trees[schedule->job_count] = tree;
+    schedule->job_count += 1;
+    return true;
+}
+
 /* Memory -> level 0. False: no free blocks. */
 static bool plan_memory(struct compaction_schedule *schedule, struct tree *tree, uint64_t op)
 {
     const struct table_memory *memory = &tree->immutable_table;
-    assert(memory->run_count > 0);
     struct compaction_job *job = &schedule->jobs[schedule->job_count];
     job_init(schedule, job, tree, 0, op);
-    job->from_memory = true;
-    job->run_count = memory->run_count;
+    lend_runs(job, memory);
     struct key min = memory->runs[0]->key_min;
     struct key max = memory->runs[0]->key_max;
-    for (uint32_t i = 0; i < memory->run_count; i++) {
-        struct run *run = memory->runs[memory->run_count - 1 - i];
-        job->runs[i] = run;
-        key_min_max(&tree->shape, &min, &max, &run->key_min, &run->key_max);
+    for (uint32_t i = 1; i < memory->run_count; i++) {
+        key_min_max(&tree->shape, &min, &max, &memory->runs[i]->key_min, &memory->runs[i]->key_max);
     }
     if (tree->shape.value_size == tree->shape.key_size) { /* Keys of runs may carry the bit. */
         min.bytes[tree->shape.key_size - 8] &= 0x7f;
@@ -333,7 +363,12 @@ static bool plan_pass(struct compaction_schedule *schedule, int level, uint64_t 
         }
         bool planned = true;
         if (level == LEVEL_MEMORY) {
-            if (tree->immutable_table.run_count > 0 && !tree->absorbing) {
+            if (tree->immutable_table.run_count == 0) {
+                continue;
+            }
+            if (tree->spilling) {
+                planned = plan_spill(schedule, tree, op);
+            } else if (!tree->absorbing) {
                 planned = plan_memory(schedule, tree, op);
             }
         } else {
@@ -461,6 +496,13 @@ static void join(struct compaction_schedule *schedule, struct compaction_job *jo
         assert(schedule->nodes->free_count + COMPACTION_NODE_MAX >= nodes_free);
         return;
     }
+    if (job->kind == COMPACTION_KIND_SPILL) {
+        /* In no level and no log: the checkpoint names it, and gives up its blocks. */
+        assert(tree->spilling && job->output_count == 1);
+        free_set_forfeit(schedule->free_set, &job->reservation);
+        schedule->spilled_count += 1;
+        return;
+    }
     if (job->kind == COMPACTION_KIND_MERGE) {
         join_source(schedule, job, tree);
         schedule->merged_count += 1;
@@ -512,6 +554,20 @@ enum status compaction_half_bar_complete(struct compaction_schedule *schedule,
     schedule->active = false;
     schedule->half_bar_count += 1;
     return STATUS_OK;
+}
+
+const struct compaction_job *compaction_spill_next(const struct compaction_schedule *schedule,
+                                                   uint32_t *position)
+{
+    assert(!schedule->active);
+    while (*position < schedule->job_count) {
+        const struct compaction_job *job = &schedule->jobs[*position];
+        *position += 1;
+        if (job->kind == COMPACTION_KIND_SPILL) {
+            return job;
+        }
+    }
+    return NULL;
 }
 
 void compaction_half_bar_cancel(struct compaction_schedule *schedule)

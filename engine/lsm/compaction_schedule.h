@@ -50,7 +50,7 @@ struct compaction_schedule {
     bool even;   /* second half: even targets */
 
     uint64_t half_bar_count; /* since open, for stat */
-    uint64_t moved_count, merged_count;
+    uint64_t moved_count, merged_count, spilled_count;
 };
 
 /* Windows that W workers can use, and the minimum (one loan). */
@@ -71,9 +71,9 @@ MUST_CHECK enum status compaction_schedule_init(struct compaction_schedule *sche
 void compaction_schedule_deinit(struct compaction_schedule *schedule);
 
 /* First beat of a half-bar: plans, reserves, submits. `op` is that of the half-bar's last beat + 1,
- * from which the outputs are visible. `trees` flagged absorbing keep their immutable table. False:
- * the free set has no blocks for the plan; no job was submitted, and the log's half-bar is only
- * good for manifest_log_reset. */
+ * from which the outputs are visible. `trees` flagged absorbing keep their immutable table; those
+ * flagged spilling, too, get a copy of it on disk. False: the free set has no blocks for the plan;
+ * no job was submitted, and the log's half-bar is only good for manifest_log_reset. */
 MUST_CHECK bool compaction_half_bar_commence(struct compaction_schedule *schedule, bool even,
                                              uint64_t op);
 
@@ -90,6 +90,12 @@ uint32_t compaction_nodes_needed(const struct compaction_schedule *schedule);
  * joined, and compaction must stop for good. */
 MUST_CHECK enum status compaction_half_bar_complete(struct compaction_schedule *schedule,
                                                     uint64_t *bad_address, uint32_t *bad_tree_id);
+
+/* Behind the half-bar that completed last: its `*position`-th or a later job that spilled a table,
+ * and *position is then behind it; NULL: none is left. In order of tree ids. Valid until the next
+ * half-bar commences. */
+const struct compaction_job *compaction_spill_next(const struct compaction_schedule *schedule,
+                                                   uint32_t *position);
 
 /* Instead of complete, when the forest is given up: nothing is joined. Requires
  * compaction_progress(1, 1). */

@@ -151,8 +151,13 @@ static void run_appended(struct run *run, const struct tree_shape *shape, const 
     run->tombstone_count += shape->ops->count_tombstones(values, count, run->value_size);
 }
 
-static void run_append(struct run_arena *arena, struct run *run, const struct tree_shape *shape,
-                       const uint8_t *values, uint64_t count)
+struct run *run_begin(struct run_arena *arena, const struct tree_shape *shape)
+{
+    return run_acquire(arena, shape->value_size);
+}
+
+void run_append(struct run_arena *arena, struct run *run, const struct tree_shape *shape,
+                const uint8_t *values, uint64_t count)
 {
     while (count > 0) {
         uint32_t capacity;
@@ -200,8 +205,7 @@ static void build_filters(struct run_arena *arena, struct run *run, const struct
     }
 }
 
-/* No values come any more. */
-static void run_finish(struct run_arena *arena, struct run *run, const struct tree_shape *shape)
+void run_end(struct run_arena *arena, struct run *run, const struct tree_shape *shape)
 {
     build_filters(arena, run, shape);
     assert(run->value_count > 0);
@@ -224,9 +228,9 @@ struct run *run_build(struct run_arena *arena, const struct tree_shape *shape,
 {
     assert(count > 0);
     assert(run_arena_has_room(arena, count, shape->value_size, 1));
-    struct run *run = run_acquire(arena, shape->value_size);
+    struct run *run = run_begin(arena, shape);
     run_append(arena, run, shape, values, count);
-    run_finish(arena, run, shape);
+    run_end(arena, run, shape);
     assert(run->value_count == count);
     return run;
 }
@@ -237,7 +241,7 @@ struct run *run_merge(struct run_arena *arena, const struct tree_shape *shape,
     assert(newer != older);
     assert(newer->value_size == shape->value_size);
     assert(older->value_size == shape->value_size);
-    struct run *run = run_acquire(arena, shape->value_size);
+    struct run *run = run_begin(arena, shape);
     uint64_t newer_index = 0;
     uint64_t older_index = 0;
 
@@ -264,7 +268,7 @@ struct run *run_merge(struct run_arena *arena, const struct tree_shape *shape,
         run_append(arena, run, shape, span, count);
         older_index += count;
     }
-    run_finish(arena, run, shape);
+    run_end(arena, run, shape);
     assert(run->value_count >= max_u64(newer->value_count, older->value_count));
     assert(run->value_count <= newer->value_count + older->value_count);
     return run;

@@ -74,6 +74,12 @@ bool run_arena_has_room(const struct run_arena *arena, uint64_t value_count, uin
  * reference. Room is the caller's contract (asserted). */
 struct run *run_build(struct run_arena *arena, const struct tree_shape *shape,
                       const uint8_t *values, uint32_t count);
+/* The same piece by piece: begin, any number of appends (sorted on, asserted under VERIFY at the
+ * end), end. A run that is given up between them is released like any other. */
+struct run *run_begin(struct run_arena *arena, const struct tree_shape *shape);
+void run_append(struct run_arena *arena, struct run *run, const struct tree_shape *shape,
+                const uint8_t *values, uint64_t count);
+void run_end(struct run_arena *arena, struct run *run, const struct tree_shape *shape);
 /* A run with all keys of both; `newer` wins. The inputs keep their references. One reference. */
 struct run *run_merge(struct run_arena *arena, const struct tree_shape *shape,
                       const struct run *newer, const struct run *older);

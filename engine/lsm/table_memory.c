@@ -118,6 +118,20 @@ void table_memory_absorb(struct table_memory *older, struct table_memory *newer,
     *newer = (struct table_memory){0};
 }
 
+void table_memory_restore(struct table_memory *table, struct run *run, uint64_t value_count,
+                          uint64_t tombstone_count)
+{
+    assert(table->run_count == 0);
+    assert(table->value_count == 0);
+    assert(run->value_count <= value_count);
+    assert(run->tombstone_count <= tombstone_count);
+    table->runs[0] = run;
+    table->run_count = 1;
+    table->value_count = value_count;
+    table->tombstone_count = tombstone_count;
+    assert_invariants(table);
+}
+
 void table_memory_clear(struct table_memory *table, struct run_arena *arena)
 {
     assert_invariants(table);

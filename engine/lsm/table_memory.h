@@ -4,7 +4,8 @@
  * Runs merge geometrically while they are small, so that there are few, and stop merging at
  * 1/32 of a table, so that no batch pays for a large one. When they merge depends on what readers
  * hold, which is timing; so the counts, which pace bars and size reservations, are of what was
- * added, whatever merged since. Nothing of the run structure reaches the disk. */
+ * added, whatever merged since. Nothing of the run structure reaches the disk: a table that is
+ * spilled (spill.h) is written as one sorted run, with the counts beside it. */
 #pragma once
 
 #include <stdint.h>
@@ -27,5 +28,8 @@ void table_memory_add(struct table_memory *table, struct run_arena *arena,
 /* Moves all of `newer`'s runs on top of `older`'s; `newer` is left empty. */
 void table_memory_absorb(struct table_memory *older, struct table_memory *newer,
                          struct run_arena *arena, const struct tree_shape *shape);
+/* Into an empty table: what it held once, as one run, and the counts it had then. */
+void table_memory_restore(struct table_memory *table, struct run *run, uint64_t value_count,
+                          uint64_t tombstone_count);
 /* Drops every run. */
 void table_memory_clear(struct table_memory *table, struct run_arena *arena);

@@ -166,6 +166,17 @@ void tree_clear_memory(struct tree *tree, struct run_arena *arena, struct node_p
     table_memory_clear(&tree->mutable_table, arena);
 }
 
+void tree_restore_immutable(struct tree *tree, struct run_arena *arena, struct node_pool *nodes,
+                            struct tree_version_pool *versions, struct run *run,
+                            uint64_t value_count, uint64_t tombstone_count)
+{
+    assert(tree->used);
+    assert(!tree->dropping);
+    assert(value_count <= tree->shape.value_count_max);
+    version_invalidate(tree, arena, nodes, versions);
+    table_memory_restore(&tree->immutable_table, run, value_count, tombstone_count);
+}
+
 void tree_swap(struct tree *tree, struct run_arena *arena, struct node_pool *nodes,
                struct tree_version_pool *versions)
 {
@@ -175,7 +186,9 @@ void tree_swap(struct tree *tree, struct run_arena *arena, struct node_pool *nod
     if (tree->absorbing) {
         table_memory_absorb(&tree->immutable_table, &tree->mutable_table, arena, &tree->shape);
         tree->absorbing = false;
+        tree->spilling = false;
     } else {
+        assert(!tree->spilling);
         assert(tree->immutable_table.run_count == 0);
         tree->immutable_table = tree->mutable_table;
         tree->mutable_table = (struct table_memory){0};

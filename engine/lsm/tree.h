@@ -21,7 +21,8 @@ struct tree {
     bool used;      /* slot taken */
     bool dropping;  /* its groove was dropped: only gives space back */
     bool absorbing; /* this bar: the immutable table stays and takes the mutable one at the swap */
-    bool flushing;  /* this half-bar: a job is writing the immutable table */
+    bool spilling; /* absorbing, and a checkpoint comes: a job copies the immutable table to disk */
+    bool flushing; /* this half-bar: a job is writing the immutable table */
     struct tree_shape shape;
     uint32_t bar_value_max; /* entries of one bar: shape.value_count_max less one largest batch */
 
@@ -70,6 +71,12 @@ void tree_clear_immutable(struct tree *tree, struct run_arena *arena, struct nod
                           struct tree_version_pool *versions);
 void tree_clear_memory(struct tree *tree, struct run_arena *arena, struct node_pool *nodes,
                        struct tree_version_pool *versions);
+
+/* Recovery: the immutable table was spilled as `run`, whose reference is taken over, and had these
+ * counts. Requires that it is empty. */
+void tree_restore_immutable(struct tree *tree, struct run_arena *arena, struct node_pool *nodes,
+                            struct tree_version_pool *versions, struct run *run,
+                            uint64_t value_count, uint64_t tombstone_count);
 
 /* Changes of the levels; table->level says which. */
 void tree_insert_table(struct tree *tree, struct run_arena *arena, struct node_pool *nodes,

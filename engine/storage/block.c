@@ -41,7 +41,7 @@ struct block_reference block_seal(void *block, uint32_t block_size)
     assert(header->size >= BLOCK_HEADER_SIZE);
     assert(header->size <= block_size);
     assert(header->type >= BLOCK_TYPE_FREE_SET);
-    assert(header->type <= BLOCK_TYPE_FILTER);
+    assert(header->type <= BLOCK_TYPE_SPILL);
     assert(zero_is_zero(header));
 
     memset((uint8_t *)block + header->size, 0, block_size - header->size);

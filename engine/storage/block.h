@@ -34,6 +34,7 @@ enum block_type {
     BLOCK_TYPE_INDEX,    /* table index */
     BLOCK_TYPE_VALUE,
     BLOCK_TYPE_FILTER,
+    BLOCK_TYPE_SPILL, /* which memory tables a checkpoint keeps, and where */
 };
 
 /* Every pointer to a block. address 0 = none, checksum then zero. */

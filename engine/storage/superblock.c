@@ -13,7 +13,7 @@ enum { COVERED_OFFSET = offsetof(struct superblock, magic) };
 static const uint8_t superblock_magic[8] = {'H', 'O', 'L', 'T', '\0', 'd', 'b', '\n'};
 
 static_assert(COVERED_OFFSET == 24, "checksum, copy and its padding are not covered");
-static_assert(sizeof(struct checkpoint_state) == 184, "no padding");
+static_assert(sizeof(struct checkpoint_state) == 216, "no padding");
 static_assert(SUPERBLOCK_COPY_COUNT == 2 * QUORUM_OPEN, "writes go in two halves of a quorum each");
 
 static uint64_t copy_offset(uint32_t copy)

@@ -40,6 +40,8 @@ struct checkpoint_state {
     uint64_t free_set_size;          /* bytes encoded */
     struct block_reference state;    /* first block of the state trailer, or none */
     uint64_t state_size;
+    struct block_reference spill; /* first block of the trailer of spilled tables, or none */
+    uint64_t spill_size;
 
     uint64_t blocks_acquired; /* as encoded in the free set */
     uint64_t address_max;
@@ -66,8 +68,8 @@ struct superblock {
 static_assert(sizeof(struct geometry) == 64, "no padding");
 static_assert(sizeof(struct superblock) == SECTOR_SIZE, "one sector");
 
-/* Hash of everything in `checkpoint` but journal_parent. For the free set and the state the
- * trailers' references already are content hashes. */
+/* Hash of everything in `checkpoint` but journal_parent. Of the trailers
+ * (free set, state, spilled tables) the references already are content hashes. */
 struct checksum checkpoint_id_of(const struct checkpoint_state *checkpoint);
 
 /* Makes the first superblock (sequence 1, empty checkpoint) in all four copies and syncs. */

@@ -1,4 +1,5 @@
-/* A byte string kept in a chain of blocks: the free set and the forest's state in a checkpoint.
+/* A byte string kept in a chain of blocks: what a checkpoint holds beside trees, such as the free
+ * set.
  *
  * Block i's metadata holds the reference of block i + 1 (24 bytes; none in the last), its body a
  * slice of the bytes. So the chain is sealed from last to first, and the superblock points to the

@@ -323,7 +323,7 @@ Test(verify, one_flipped_bit_in_any_block_is_named, .init = setup, .fini = teard
     const uint64_t in_use = report.blocks_checked;
     const struct superblock *superblock = (const struct superblock *)fixture.sim.bytes;
     uint64_t named_count = 0;
-    uint64_t named_by_type[BLOCK_TYPE_FILTER + 1] = {0};
+    uint64_t named_by_type[BLOCK_TYPE_SPILL + 1] = {0};
     for (uint64_t address = 1; address <= superblock->checkpoint.address_max; address++) {
         const uint64_t offset = (uint64_t)(block_at(address) - fixture.sim.bytes);
         if (offset >= fixture.sim.size) {
@@ -346,7 +346,7 @@ Test(verify, one_flipped_bit_in_any_block_is_named, .init = setup, .fini = teard
         named_by_type[type] += 1;
     }
     cr_assert(eq(u64, named_count, in_use));
-    for (int type = BLOCK_TYPE_FREE_SET; type <= BLOCK_TYPE_FILTER; type++) {
+    for (int type = BLOCK_TYPE_FREE_SET; type <= BLOCK_TYPE_SPILL; type++) {
         cr_assert(gt(u64, named_by_type[type], 0), "type %d", type);
     }
     assert_clean();

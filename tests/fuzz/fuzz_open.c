@@ -3,8 +3,8 @@
  * A small file is made once: two grooves, some bars, checkpoints, and a journal behind the last of
  * them. An input changes it, 8 bytes a change:
  *
- *   u8 what    modulo 8: a superblock field, a block of type 1..6, a journal entry
- *   u8 how     modulo 5: xor u8, set u8, set u32, add a signed byte to u64, set u64 to a small one;
+ *   u8 what    modulo 9: a superblock field, a block of type 1..6, a journal entry, a block of type
+ * 7 u8 how     modulo 5: xor u8, set u8, set u32, add a signed byte to u64, set u64 to a small one;
  *              bit 7: do not make the checksums right again, so it is plain damage
  *   u8 which   of that kind, counted from the newest
  *   u8 zone    of it: 0 header, 1 the first 256 bytes behind it, else anywhere
@@ -16,6 +16,7 @@
 #include <assert.h>
 #include <stdlib.h>
 
+#include "engine/lsm/spill.h"
 #include "engine/lsm/table.h"
 #include "engine/storage/journal.h"
 #include "engine/storage/superblock.h"
@@ -32,8 +33,9 @@ enum {
     BATCH_OBJECT_COUNT = 60,
     BATCH_COUNT = 60,
     CHANGE_MAX = 8,
-    KIND_COUNT = 8, /* 0 superblock, 1..6 enum block_type, 7 journal */
+    KIND_COUNT = 9, /* 0 superblock, 1..6 enum block_type, 7 journal, 8 BLOCK_TYPE_SPILL */
     KIND_JOURNAL = 7,
+    KIND_SPILL = 8,
 };
 
 /* A block in use, and what it refers to. */
@@ -131,24 +133,28 @@ static bool node_known(uint64_t address)
     return false;
 }
 
+static void table_add(const struct table_info *table)
+{
+    uint8_t *block = block_at(image, table->index.address);
+    struct index_arrays arrays;
+    if (block == NULL || node_known(table->index.address) ||
+        block_verify(block, geometry.block_size, &table->index, BLOCK_TYPE_INDEX) != STATUS_OK ||
+        !index_arrays(block, &arrays)) {
+        return; /* Removed since, and its blocks used again. */
+    }
+    node_add(table->index.address);
+    for (int kind = 0; kind < 2; kind++) {
+        for (uint32_t i = 0; i < arrays.counts[kind]; i++) {
+            node_add(address_at(&arrays, kind, i));
+        }
+    }
+}
+
 static void tables_add(const uint8_t *manifest)
 {
     const struct table_info *tables = (const void *)block_body_const(manifest);
     for (uint32_t i = 0; i < block_header_const(manifest)->value_count; i++) {
-        uint8_t *block = block_at(image, tables[i].index.address);
-        struct index_arrays arrays;
-        if (block == NULL || node_known(tables[i].index.address) ||
-            block_verify(block, geometry.block_size, &tables[i].index, BLOCK_TYPE_INDEX) !=
-                STATUS_OK ||
-            !index_arrays(block, &arrays)) {
-            continue; /* Removed since, and its blocks used again. */
-        }
-        node_add(tables[i].index.address);
-        for (int kind = 0; kind < 2; kind++) {
-            for (uint32_t j = 0; j < arrays.counts[kind]; j++) {
-                node_add(address_at(&arrays, kind, j));
-            }
-        }
+        table_add(&tables[i]);
     }
 }
 
@@ -159,6 +165,13 @@ static void file_walk(void)
     chain_add(checkpoint->free_set,
               trailer_block_count(geometry.block_size, checkpoint->free_set_size));
     chain_add(checkpoint->state, trailer_block_count(geometry.block_size, checkpoint->state_size));
+    assert(trailer_block_count(geometry.block_size, checkpoint->spill_size) == 1);
+    chain_add(checkpoint->spill, 1);
+    const struct spill_entry *spills =
+        (const void *)block_body_const(block_at(image, checkpoint->spill.address));
+    for (uint32_t i = 0; i < checkpoint->spill_size / sizeof *spills; i++) {
+        table_add(&spills[i].table);
+    }
     const uint32_t manifest_first = node_count;
     chain_add(checkpoint->manifest_newest, checkpoint->manifest_block_count);
     const uint32_t manifest_end = node_count;
@@ -225,6 +238,11 @@ static void file_make(void)
     }
     fixture_pay_debt(&fixture);
     objects_write(EVENT_TYPE_INSERT, BATCH_COUNT * BATCH_OBJECT_COUNT, BATCH_OBJECT_COUNT);
+    const struct superblock *superblock = (const void *)fixture.sim.bytes;
+    for (uint64_t i = 0; superblock->checkpoint.spill_size == 0; i++) {
+        objects_write(EVENT_TYPE_UPSERT, i * 7, 1);
+        fixture_settle(&fixture);
+    }
     fixture_close(&fixture);
     image_size = fixture.sim.size;
     image = memory_acquire(image_size);
@@ -237,16 +255,16 @@ static void file_make(void)
 /* ---- Changing it -------------------------------------------------------------------------------
  */
 
-static uint8_t *changed_area(uint8_t what, uint8_t which, uint32_t *size, uint32_t *header_size,
+static uint8_t *changed_area(uint8_t kind, uint8_t which, uint32_t *size, uint32_t *header_size,
                              struct node **node)
 {
     *node = NULL;
-    if (what == 0) {
+    if (kind == 0) {
         *size = offsetof(struct superblock, reserved);
         *header_size = *size;
         return copy;
     }
-    if (what == KIND_JOURNAL) {
+    if (kind == KIND_JOURNAL) {
         uint8_t *entry = copy + entries[entry_count - 1 - which % entry_count];
         *size = (uint32_t)((struct journal_header *)(void *)entry)->size;
         *header_size = JOURNAL_HEADER_SIZE;
@@ -254,11 +272,12 @@ static uint8_t *changed_area(uint8_t what, uint8_t which, uint32_t *size, uint32
         *size = (uint32_t)min_u64(max_u64(*size, JOURNAL_HEADER_SIZE), SECTOR_SIZE);
         return entry;
     }
+    const uint8_t type = kind == KIND_SPILL ? BLOCK_TYPE_SPILL : kind;
     uint32_t left = which;
     for (int lap = 0; lap < 2; lap++) {
         uint32_t seen = 0;
         for (uint32_t i = 0; i < node_count; i++) {
-            if (nodes[i].type != what) {
+            if (nodes[i].type != type) {
                 continue;
             }
             if (seen == left) {
@@ -348,7 +367,7 @@ static void node_mend(const struct node *node)
     struct block_header *header = block_header(block);
     struct index_arrays arrays;
     if (node->type == BLOCK_TYPE_FREE_SET || node->type == BLOCK_TYPE_STATE ||
-        node->type == BLOCK_TYPE_MANIFEST) {
+        node->type == BLOCK_TYPE_MANIFEST || node->type == BLOCK_TYPE_SPILL) {
         reference_at_mend(header->metadata);
     }
     if (node->type == BLOCK_TYPE_MANIFEST) {
@@ -356,6 +375,12 @@ static void node_mend(const struct node *node)
         for (uint32_t i = 0; i < header->value_count && i < entry_max; i++) {
             struct table_info *table = (struct table_info *)(void *)block_body(block) + i;
             reference_mend(&table->index.address, &table->index.checksum);
+        }
+    }
+    if (node->type == BLOCK_TYPE_SPILL) {
+        struct spill_entry *spills = (void *)block_body(block);
+        for (uint32_t i = 0; i < geometry.tree_count_max; i++) {
+            reference_mend(&spills[i].table.index.address, &spills[i].table.index.checksum);
         }
     }
     if (node->type == BLOCK_TYPE_INDEX && index_arrays(block, &arrays)) {
@@ -396,6 +421,7 @@ static void superblock_mend(void)
     struct checkpoint_state *checkpoint = &superblock->checkpoint;
     reference_at_mend((uint8_t *)&checkpoint->free_set);
     reference_at_mend((uint8_t *)&checkpoint->state);
+    reference_at_mend((uint8_t *)&checkpoint->spill);
     reference_at_mend((uint8_t *)&checkpoint->manifest_newest);
     superblock->checkpoint_id = checkpoint_id_of(checkpoint);
     superblock->checksum = checksum_of(superblock->magic, SECTOR_SIZE - 24);

@@ -76,6 +76,19 @@ static void join_teams(struct forest_fixture *fixture)
     workers_join(&fixture->readers);
 }
 
+static void note_checkpoint(struct forest_fixture *fixture)
+{
+    if (fixture->on_checkpoint == NULL) {
+        return;
+    }
+    struct forest_stats stats;
+    forest_stats(fixture->forest, &stats);
+    if (stats.checkpoint_op != fixture->checkpoint_op_seen) {
+        fixture->checkpoint_op_seen = stats.checkpoint_op;
+        fixture->on_checkpoint(fixture, stats.checkpoint_op, &stats.checkpoint_id);
+    }
+}
+
 bool fixture_try_open(struct forest_fixture *fixture, uint32_t worker_count, bool threads)
 {
     assert(fixture->forest == NULL);
@@ -112,6 +125,7 @@ bool fixture_try_open(struct forest_fixture *fixture, uint32_t worker_count, boo
         if (!forest_tick(fixture->forest) && !fixture->opened) {
             doorbell_wait(&fixture->doorbell, seen, DOORBELL_WAIT_FOREVER);
         }
+        note_checkpoint(fixture); /* Replay makes checkpoints, too. */
     }
     if (fixture->open_status != STATUS_OK) {
         forest_deinit(fixture->forest);
@@ -128,19 +142,6 @@ void fixture_open(struct forest_fixture *fixture, uint32_t worker_count, bool th
     if (!opened) {
         fprintf(stderr, "open: %s: %s\n", status_text(fixture->open_status), fixture->open_reason);
         abort();
-    }
-}
-
-static void note_checkpoint(struct forest_fixture *fixture)
-{
-    if (fixture->on_checkpoint == NULL) {
-        return;
-    }
-    struct forest_stats stats;
-    forest_stats(fixture->forest, &stats);
-    if (stats.checkpoint_op != fixture->checkpoint_op_seen) {
-        fixture->checkpoint_op_seen = stats.checkpoint_op;
-        fixture->on_checkpoint(fixture, stats.checkpoint_op, &stats.checkpoint_id);
     }
 }
 

@@ -47,7 +47,9 @@ struct forest_fixture {
     /* Called with every outcome of a request that entered a batch, in their order, if set. */
     void (*on_outcome)(struct forest_fixture *fixture, const struct request_outcome *outcome);
 
-    /* Called after every join of a checkpoint, if set. */
+    /* Called once for the checkpoint found by an open, and right after every join of one, if set:
+     * until the next join the superblock on disk is that checkpoint's, and nothing it leads to
+     * changes. */
     void (*on_checkpoint)(struct forest_fixture *fixture, uint64_t op,
                           const struct checksum *checkpoint_id);
     uint64_t checkpoint_op_seen;
