@@ -11,12 +11,10 @@
  * something that is damaged (the values of a table whose index is gone; the blocks that nothing
  * refers to, when some references could not be read) is left out: the damage itself is named.
  *
- * Objects and their entries are compared as multisets: how many, and the sum of their hashes. So
- * each tree is scanned once, in order, and a missing, a surplus and a wrong entry are all seen,
- * without a random read for each object.
+ * What the values of a groove's trees say of each other is verify_groove.c's subject.
  *
  * The file is read through an io that cannot write. */
-#include "engine/forest.h"
+#include "engine/verify_internal.h"
 
 #include <assert.h>
 #include <stdarg.h>
@@ -24,14 +22,8 @@
 #include <string.h>
 
 #include "engine/batch.h"
-#include "engine/catalog.h"
 #include "engine/lsm/filter.h"
-#include "engine/lsm/manifest_log.h"
-#include "engine/lsm/scan_tree.h"
-#include "engine/lsm/spill.h"
 #include "engine/object.h"
-#include "engine/storage/free_set.h"
-#include "engine/storage/grid.h"
 #include "engine/storage/journal.h"
 #include "engine/storage/trailer.h"
 #include "pool/base.h"
@@ -39,75 +31,8 @@
 #include "pool/memory.h"
 
 enum {
-    ALLOCATION_MAX = 24,
     TABLE_INDEX_KEY_MAX_OFFSET = 24, /* in the metadata of an index block, engine/lsm/table.h */
     TABLE_BLOCK_COUNT_MIN = 3,       /* index, value, filter */
-    DUPLICATE_ROW_MAX = 2 << 20,     /* entries looked at together, 128 MiB at most */
-};
-
-/* Entries of a tree without their order: equal counts and sums are equal multisets, but for an
- * accident of one in 2^128. */
-struct multiset {
-    uint64_t count;
-    u128 sum; /* of XXH3-128 */
-};
-
-struct verify {
-    struct io io; /* First member: its functions cast back. Reads `source`, never writes. */
-    struct io *source;
-    void (*problem)(void *context, const char *text);
-    void (*progress)(uint64_t done, uint64_t total, void *context);
-    void *context;
-    struct verify_report *report;
-
-    struct {
-        void *memory;
-        size_t size;
-    } allocations[ALLOCATION_MAX];
-    uint32_t allocation_count;
-    bool allocation_failed;
-
-    struct superblock superblock;
-    const struct geometry *geometry;           /* of the superblock */
-    const struct checkpoint_state *checkpoint; /* likewise */
-
-    struct doorbell doorbell;
-    struct workers workers; /* no threads */
-    struct grid grid;
-    struct free_set free_set;
-    bool free_set_known;
-    uint64_t *reached; /* [block_count_max / 64] bit set = something refers to the block */
-    bool reach_whole;  /* no reference was left out because its parent could not be read */
-
-    struct tree *trees;                /* [tree_count_max]: shapes only, their levels stay empty */
-    struct manifest_node **tree_nodes; /* [tree_count_max * LEVEL_COUNT], never used */
-    struct catalog catalog;
-    bool catalog_known;
-    struct manifest_log manifest_log;
-    struct table_info *tables; /* [checkpoint.table_count] */
-    uint64_t table_count;
-    struct spill_entry *spills; /* [checkpoint.spill_size / sizeof] */
-    uint32_t spill_count;
-    bool spill_known; /* the list could be read */
-
-    /* The tree being checked. */
-    struct tree_version tree_version;
-    struct manifest_version manifest; /* its levels */
-    struct manifest_node **nodes;     /* [LEVEL_COUNT * node_max] */
-    uint32_t node_max;
-    struct node_pool node_pool;
-    char tree_name[160];
-
-    uint8_t *trailer;      /* [the largest of free_set_size, state_size and spill_size] */
-    uint8_t *index_block;  /* [block_size] each */
-    uint8_t *filter_block; /* */
-    uint8_t *single_block; /* */
-    uint8_t *window;       /* [window_block_count * block_size] value blocks read in one call */
-    uint32_t window_block_count;
-    uint8_t *scan_spare;   /* [LEVEL_COUNT * 3 * block_size] */
-    uint8_t *spill_blocks; /* [2 * block_size] */
-    uint8_t *entry;        /* [journal_entry_size_max] */
-    struct scan_tree scan;
 };
 
 /* ---- An io that cannot write -------------------------------------------------------------------
@@ -142,8 +67,7 @@ static const struct io_ops view_ops = {view_read, view_write, view_sync, view_si
 /* ---- Telling -----------------------------------------------------------------------------------
  */
 
-__attribute__((format(printf, 2, 3))) static void problem(struct verify *verify, const char *format,
-                                                          ...)
+void verify_problem(struct verify *verify, const char *format, ...)
 {
     char text[512];
     va_list arguments;
@@ -179,16 +103,17 @@ static void reach(struct verify *verify, uint64_t address, const char *what)
 {
     assert(address >= 1);
     if (address > verify->geometry->block_count_max) {
-        problem(verify, "grid: %s is said to be at address %llu, and the file has at most %llu",
-                what, (unsigned long long)address,
-                (unsigned long long)verify->geometry->block_count_max);
+        verify_problem(
+            verify, "grid: %s is said to be at address %llu, and the file has at most %llu", what,
+            (unsigned long long)address, (unsigned long long)verify->geometry->block_count_max);
         return;
     }
     uint64_t *word = &verify->reached[(address - 1) / 64];
     const uint64_t bit = UINT64_C(1) << ((address - 1) % 64);
     if ((*word & bit) != 0) {
-        problem(verify, "grid: two references lead to the block at address %llu; the second is %s",
-                (unsigned long long)address, what);
+        verify_problem(verify,
+                       "grid: two references lead to the block at address %llu; the second is %s",
+                       (unsigned long long)address, what);
     }
     *word |= bit;
 }
@@ -231,8 +156,8 @@ static void tally_tell(struct verify *verify, const struct block_tally *blocks, 
     if (blocks->count > 0) {
         char text[96];
         block_describe(verify, blocks->first, text, sizeof text);
-        problem(verify, "free set: %llu blocks %s; the first is %s",
-                (unsigned long long)blocks->count, what, text);
+        verify_problem(verify, "free set: %llu blocks %s; the first is %s",
+                       (unsigned long long)blocks->count, what, text);
     }
 }
 
@@ -285,8 +210,8 @@ static bool read_trailer(struct verify *verify, enum block_type type, const char
         trailer_read(&verify->grid, type, first, verify->trailer, size, verify->single_block,
                      visit_trailer, &visit, &bad_address);
     if (status != STATUS_OK) {
-        problem(verify, "%s: the block at address %llu: %s", what, (unsigned long long)bad_address,
-                status_text(status));
+        verify_problem(verify, "%s: the block at address %llu: %s", what,
+                       (unsigned long long)bad_address, status_text(status));
         verify->reach_whole = false;
     }
     return status == STATUS_OK;
@@ -302,20 +227,21 @@ static void check_free_set(struct verify *verify)
     const enum status status =
         free_set_decode(&verify->free_set, verify->trailer, checkpoint->free_set_size);
     if (status != STATUS_OK) {
-        problem(verify, "free set: its %llu bytes are not the encoding of a set",
-                (unsigned long long)checkpoint->free_set_size);
+        verify_problem(verify, "free set: its %llu bytes are not the encoding of a set",
+                       (unsigned long long)checkpoint->free_set_size);
         return;
     }
     verify->free_set_known = true;
     if (verify->free_set.acquired_count != checkpoint->blocks_acquired) {
-        problem(verify, "free set: it calls %llu blocks acquired, the superblock %llu",
-                (unsigned long long)verify->free_set.acquired_count,
-                (unsigned long long)checkpoint->blocks_acquired);
+        verify_problem(verify, "free set: it calls %llu blocks acquired, the superblock %llu",
+                       (unsigned long long)verify->free_set.acquired_count,
+                       (unsigned long long)checkpoint->blocks_acquired);
     }
     if (verify->free_set.address_max > checkpoint->address_max) {
-        problem(verify, "free set: address %llu is acquired, above the superblock's limit of %llu",
-                (unsigned long long)verify->free_set.address_max,
-                (unsigned long long)checkpoint->address_max);
+        verify_problem(verify,
+                       "free set: address %llu is acquired, above the superblock's limit of %llu",
+                       (unsigned long long)verify->free_set.address_max,
+                       (unsigned long long)checkpoint->address_max);
     }
 }
 
@@ -337,16 +263,17 @@ static void check_state(struct verify *verify)
         catalog_decode(&verify->catalog, verify->trailer, checkpoint->state_size, &commit,
                        &timestamp, reason, sizeof reason);
     if (status != STATUS_OK) {
-        problem(verify, "state: the catalog makes no sense: %s", reason);
+        verify_problem(verify, "state: the catalog makes no sense: %s", reason);
         return;
     }
     verify->catalog_known = true;
     if (commit != checkpoint->commit || timestamp != checkpoint->timestamp) {
-        problem(verify,
-                "state: it is that of commit %llu, timestamp %llu, the superblock's of commit "
-                "%llu, timestamp %llu",
-                (unsigned long long)commit, (unsigned long long)timestamp,
-                (unsigned long long)checkpoint->commit, (unsigned long long)checkpoint->timestamp);
+        verify_problem(
+            verify,
+            "state: it is that of commit %llu, timestamp %llu, the superblock's of commit "
+            "%llu, timestamp %llu",
+            (unsigned long long)commit, (unsigned long long)timestamp,
+            (unsigned long long)checkpoint->commit, (unsigned long long)checkpoint->timestamp);
     }
 }
 
@@ -390,24 +317,26 @@ static void check_manifest_log(struct verify *verify)
         verify->table_count = 0;
         verify->reach_whole = false;
         if (status == STATUS_NO_MEMORY) { /* Room is made for what the superblock counts. */
-            problem(verify, "manifest log: more tables than the %llu that the superblock counts",
-                    (unsigned long long)checkpoint->table_count);
+            verify_problem(verify,
+                           "manifest log: more tables than the %llu that the superblock counts",
+                           (unsigned long long)checkpoint->table_count);
         } else {
-            problem(verify,
-                    "manifest log: the block at address %llu cannot be read, or does not fit what "
-                    "the superblock counts (%llu blocks, %llu tables): %s; no table was checked",
-                    (unsigned long long)bad_address,
-                    (unsigned long long)checkpoint->manifest_block_count,
-                    (unsigned long long)checkpoint->table_count, status_text(status));
+            verify_problem(
+                verify,
+                "manifest log: the block at address %llu cannot be read, or does not fit what "
+                "the superblock counts (%llu blocks, %llu tables): %s; no table was checked",
+                (unsigned long long)bad_address,
+                (unsigned long long)checkpoint->manifest_block_count,
+                (unsigned long long)checkpoint->table_count, status_text(status));
         }
         return;
     }
     manifest_log_blocks(&verify->manifest_log, visit_manifest_block, verify);
     if (!manifest_log_verify(&verify->manifest_log)) {
-        problem(verify,
-                "manifest log: replayed from the oldest block (newest at address %llu) it "
-                "gives other tables than from the newest",
-                (unsigned long long)checkpoint->manifest_newest.address);
+        verify_problem(verify,
+                       "manifest log: replayed from the oldest block (newest at address %llu) it "
+                       "gives other tables than from the newest",
+                       (unsigned long long)checkpoint->manifest_newest.address);
     }
 }
 
@@ -445,11 +374,11 @@ __attribute__((format(printf, 2, 3))) static void table_problem(const struct tab
     va_end(arguments);
     const unsigned long long address = check->info->index.address;
     if (check->spilled) {
-        problem(check->verify, "grid: %s, spilled table at address %llu: %s",
-                check->verify->tree_name, address, text);
+        verify_problem(check->verify, "grid: %s, spilled table at address %llu: %s",
+                       check->verify->tree_name, address, text);
     } else {
-        problem(check->verify, "grid: %s, level %u, table at address %llu: %s",
-                check->verify->tree_name, check->info->level, address, text);
+        verify_problem(check->verify, "grid: %s, level %u, table at address %llu: %s",
+                       check->verify->tree_name, check->info->level, address, text);
     }
 }
 
@@ -748,10 +677,11 @@ static bool level_insert(struct verify *verify, const struct table_info *info)
     struct manifest_level *level = &verify->manifest.levels[info->level];
     struct manifest_position position;
     if (manifest_level_overlap(level, &info->key_min, &info->key_max, 1, &position) > 0) {
-        problem(verify, "manifest log: %s, level %u: the tables at addresses %llu and %llu overlap",
-                verify->tree_name, info->level,
-                (unsigned long long)manifest_level_at(level, position)->index.address,
-                (unsigned long long)info->index.address);
+        verify_problem(verify,
+                       "manifest log: %s, level %u: the tables at addresses %llu and %llu overlap",
+                       verify->tree_name, info->level,
+                       (unsigned long long)manifest_level_at(level, position)->index.address,
+                       (unsigned long long)info->index.address);
         return false;
     }
     manifest_level_insert(level, &verify->node_pool, info);
@@ -803,22 +733,24 @@ static void check_spill_list(struct verify *verify)
         const struct table_info *table = &verify->spills[i].table;
         const struct tree *tree = catalog_tree_for_id(&verify->catalog, table->tree_id);
         if (tree == NULL) {
-            problem(verify,
-                    "spilled tables: the table at address %llu is of tree %u, which no groove has",
-                    (unsigned long long)table->index.address, table->tree_id);
+            verify_problem(
+                verify,
+                "spilled tables: the table at address %llu is of tree %u, which no groove has",
+                (unsigned long long)table->index.address, table->tree_id);
             verify->reach_whole = false;
         } else {
             bytes += verify->spills[i].value_count * tree->shape.value_size;
         }
         if (table->tree_id <= last_id) {
-            problem(verify, "spilled tables: tree %u comes behind tree %u", table->tree_id,
-                    last_id);
+            verify_problem(verify, "spilled tables: tree %u comes behind tree %u", table->tree_id,
+                           last_id);
         }
         last_id = table->tree_id;
     }
     if (bytes > verify->geometry->bar_memory_size / 2) {
-        problem(verify, "spilled tables: they hold %llu bytes of entries, a bar at most %llu",
-                (unsigned long long)bytes, (unsigned long long)verify->geometry->bar_memory_size);
+        verify_problem(
+            verify, "spilled tables: they hold %llu bytes of entries, a bar at most %llu",
+            (unsigned long long)bytes, (unsigned long long)verify->geometry->bar_memory_size);
     }
 }
 
@@ -832,8 +764,8 @@ static bool check_spilled_table(struct verify *verify, const struct catalog_groo
         wrong = "its groove is being dropped";
     }
     if (wrong != NULL) {
-        problem(verify, "grid: %s, spilled table at address %llu: %s", verify->tree_name,
-                (unsigned long long)entry->table.index.address, wrong);
+        verify_problem(verify, "grid: %s, spilled table at address %llu: %s", verify->tree_name,
+                       (unsigned long long)entry->table.index.address, wrong);
     }
     if (entry->table.index.address - 1 >= verify->geometry->block_count_max) {
         verify->reach_whole = false;
@@ -850,7 +782,8 @@ static bool spill_attach(struct verify *verify, const struct spill_entry *entry,
     const uint64_t segments = run_arena_segments(entry->table.value_count, shape->value_size, 1);
     enum status status = run_arena_init(arena, segments * RUN_SEGMENT_SIZE, 1);
     if (status != STATUS_OK) {
-        problem(verify, "grid: %s, spilled table: %s", verify->tree_name, status_text(status));
+        verify_problem(verify, "grid: %s, spilled table: %s", verify->tree_name,
+                       status_text(status));
         return false;
     }
     struct run *run;
@@ -858,11 +791,12 @@ static bool spill_attach(struct verify *verify, const struct spill_entry *entry,
     status = spill_load(verify->geometry, &verify->grid, shape, entry, verify->spill_blocks, arena,
                         NULL, NULL, &run, &bad_address);
     if (status != STATUS_OK) {
-        problem(verify,
-                "grid: %s, spilled table at address %llu: the block at address %llu does not fit "
-                "it: %s",
-                verify->tree_name, (unsigned long long)entry->table.index.address,
-                (unsigned long long)bad_address, status_text(status));
+        verify_problem(
+            verify,
+            "grid: %s, spilled table at address %llu: the block at address %llu does not fit "
+            "it: %s",
+            verify->tree_name, (unsigned long long)entry->table.index.address,
+            (unsigned long long)bad_address, status_text(status));
         run_arena_deinit(arena);
         return false;
     }
@@ -880,132 +814,29 @@ static void spill_detach(struct verify *verify, struct run_arena *arena)
     }
 }
 
-typedef void visit_value(void *context, const uint8_t *value);
-
-/* The newest value of each key, tombstones left out. False: a block cannot be read any more. */
-static bool scan(struct verify *verify, visit_value *visit, void *context)
+bool verify_tree_attach(struct verify *verify, const struct tree_shape *shape,
+                        struct run_arena *arena)
 {
-    const uint32_t key_size = verify->tree_version.shape.key_size;
-    struct key key_min = {0};
-    struct key key_max = {0};
-    memset(key_max.bytes, 0xff, key_size);
-    scan_tree_open(&verify->scan, verify->geometry, &verify->grid, &verify->tree_version, &key_min,
-                   &key_max, false, verify->scan_spare);
-    const uint8_t *value = NULL;
-    enum status status = scan_tree_next(&verify->scan, &value);
-    while (status == STATUS_OK && value != NULL) {
-        visit(context, value);
-        status = scan_tree_next(&verify->scan, &value);
-    }
-    if (status != STATUS_OK) {
-        problem(verify, "grid: %s: the block at address %llu was whole and is not any more: %s",
-                verify->tree_name, (unsigned long long)verify->scan.bad_address,
-                status_text(status));
-    }
-    scan_tree_close(&verify->scan);
-    return status == STATUS_OK;
-}
-
-/* ---- One groove: objects, ids, indexes ---------------------------------------------------------
- */
-
-static void multiset_add(struct multiset *set, const uint8_t *bytes, uint32_t size)
-{
-    const struct checksum checksum = checksum_of(bytes, size);
-    u128 hash;
-    memcpy(&hash, checksum.bytes, sizeof hash);
-    set->count += 1;
-    set->sum += hash;
-}
-
-struct groove_check {
-    struct verify *verify;
-    const struct catalog_groove *groove;
-    const struct groove_schema *schema;
-    bool objects_known; /* the object tree was scanned to its end */
-    uint64_t object_count;
-    /* What the objects call for, by position of the tree; [TREE_OBJECT] is not used. */
-    struct multiset expected[GROOVE_TREE_COUNT_MAX];
-    struct multiset found; /* in the tree being scanned */
-    uint32_t found_size;   /* bytes of each of its values */
-    bool entries_differ;   /* the tree just scanned is not what the objects call for */
-    uint64_t bad_count;    /* objects that make no sense */
-    uint64_t bad_timestamp;
-};
-
-/* A live object; its fields lie where they lie in an image. */
-static void visit_object(void *context, const uint8_t *value)
-{
-    struct groove_check *check = context;
-    const uint64_t timestamp = load_u64_be(value);
-    const uint64_t version = load_u64_be(value + 8);
-    static const uint8_t id_zero[ID_SIZE];
-    if (timestamp == 0 || version < timestamp || version > check->verify->checkpoint->timestamp ||
-        memcmp(value + 16, id_zero, ID_SIZE) == 0 || !schema_image_valid(check->schema, value)) {
-        check->bad_count += 1;
-        check->bad_timestamp = timestamp;
-    }
-    check->object_count += 1;
-
-    uint8_t id_value[ID_VALUE_SIZE];
-    memcpy(id_value, value + 16, ID_SIZE);
-    memcpy(id_value + ID_SIZE, value, 8);
-    multiset_add(&check->expected[TREE_ID], id_value, ID_VALUE_SIZE);
-    for (uint32_t i = 0; i < check->schema->spec.index_count; i++) {
-        uint8_t key[KEY_SIZE_MAX];
-        if (schema_index_key(check->schema, i, value, timestamp, key)) {
-            multiset_add(&check->expected[TREE_INDEX + i], key,
-                         schema_index_entry_size(check->schema, i));
+    tree_begin(verify, shape);
+    for (uint64_t i = 0; i < verify->table_count; i++) {
+        if (verify->tables[i].tree_id == shape->tree_id) {
+            const bool fits = level_insert(verify, &verify->tables[i]);
+            assert(fits); /* It did before. */
+            (void)fits;
         }
     }
+    const struct spill_entry *spill = spill_of(verify, shape->tree_id);
+    return spill == NULL || spill_attach(verify, spill, arena);
 }
 
-static void visit_entry(void *context, const uint8_t *value)
+void verify_tree_detach(struct verify *verify, struct run_arena *arena)
 {
-    struct groove_check *check = context;
-    multiset_add(&check->found, value, check->found_size);
+    spill_detach(verify, arena);
+    tree_end(verify);
 }
 
-static void check_objects(struct groove_check *check)
-{
-    struct verify *verify = check->verify;
-    check->objects_known = scan(verify, visit_object, check);
-    if (check->bad_count > 0) {
-        problem(verify,
-                "grid: %s: %llu objects have times, an id or fields that cannot be; the last has "
-                "timestamp %llu",
-                verify->tree_name, (unsigned long long)check->bad_count,
-                (unsigned long long)check->bad_timestamp);
-    }
-    if (check->objects_known && check->object_count != check->groove->object_count) {
-        problem(verify, "state: %s holds %llu objects, the state says %llu", verify->tree_name,
-                (unsigned long long)check->object_count,
-                (unsigned long long)check->groove->object_count);
-    }
-}
-
-static void check_entries(struct groove_check *check, uint32_t position)
-{
-    struct verify *verify = check->verify;
-    check->entries_differ = false;
-    check->found = (struct multiset){0};
-    check->found_size = verify->tree_version.shape.value_size;
-    if (!scan(verify, visit_entry, check)) {
-        return;
-    }
-    const struct multiset *expected = &check->expected[position];
-    check->entries_differ =
-        check->found.count != expected->count || check->found.sum != expected->sum;
-    if (check->found.count != expected->count) {
-        problem(verify, "grid: %s holds %llu entries, the objects call for %llu", verify->tree_name,
-                (unsigned long long)check->found.count, (unsigned long long)expected->count);
-    } else if (check->found.sum != expected->sum) {
-        problem(verify,
-                "grid: %s holds %llu entries as it should, but some are not those of the "
-                "objects",
-                verify->tree_name, (unsigned long long)check->found.count);
-    }
-}
+/* ---- One groove ------------------------------------------------------------------------------
+ */
 
 static void tree_name(const struct groove_check *check, uint32_t position, char *text,
                       size_t text_size)
@@ -1018,101 +849,6 @@ static void tree_name(const struct groove_check *check, uint32_t position, char 
     } else {
         snprintf(text, text_size, "tree %u of index '%s' of groove '%s'", tree_id,
                  spec->indexes[position - TREE_INDEX].name, spec->name);
-    }
-}
-
-/* ---- Objects that share what must be unique ----------------------------------------------------
- *
- * A unique index has one entry per value. So where it agrees with the objects, no two of them share
- * a value; only where it does not must they be searched: all entries that the objects call for,
- * sorted, as many at once as memory allows, which parts of the values by their hash make few
- * enough. */
-
-struct duplicate_search {
-    const struct groove_schema *schema;
-    uint32_t index;
-    uint32_t entry_size;
-    uint64_t part, part_count;
-    uint8_t *rows; /* [row_max * entry_size] entries of this part */
-    uint64_t row_max;
-    uint64_t row_count;
-    uint64_t found; /* objects with a value that an older one has */
-    uint64_t older_timestamp, newer_timestamp;
-};
-
-static void visit_row(void *context, const uint8_t *value)
-{
-    struct duplicate_search *search = context;
-    uint8_t entry[KEY_SIZE_MAX];
-    if (!schema_index_key(search->schema, search->index, value, load_u64_be(value), entry)) {
-        return;
-    }
-    const uint32_t prefix_size = search->schema->indexes[search->index].prefix_size;
-    /* A part that overflows all the same does so by values that are the same. */
-    if (filter_hash(entry, prefix_size) % search->part_count == search->part &&
-        search->row_count < search->row_max) {
-        memcpy(search->rows + search->row_count * search->entry_size, entry, search->entry_size);
-        search->row_count += 1;
-    }
-}
-
-static void search_rows(struct duplicate_search *search, uint8_t *scratch)
-{
-    const uint32_t prefix_size = search->schema->indexes[search->index].prefix_size;
-    values_ops_for(prefix_size, search->entry_size)
-        ->sort(search->rows, scratch, (uint32_t)search->row_count, search->entry_size);
-    for (uint64_t i = 1; i < search->row_count; i++) {
-        const uint8_t *row = search->rows + i * search->entry_size;
-        const uint8_t *before = row - search->entry_size;
-        if (memcmp(before, row, prefix_size) == 0) {
-            search->found += 1;
-            search->older_timestamp = load_u64_be(before + prefix_size);
-            search->newer_timestamp = load_u64_be(row + prefix_size);
-        }
-    }
-}
-
-/* The object tree is sound: it has been scanned before. */
-static void check_duplicates(struct groove_check *check, uint32_t index)
-{
-    struct verify *verify = check->verify;
-    const struct tree_shape *shape = &check->groove->trees[TREE_OBJECT]->shape;
-    struct duplicate_search search = {
-        .schema = check->schema,
-        .index = index,
-        .entry_size = schema_index_entry_size(check->schema, index),
-        .row_max = min_u64(max_u64(check->object_count, 1), DUPLICATE_ROW_MAX),
-    };
-    search.part_count = check->object_count <= search.row_max
-                            ? 1
-                            : div_ceil(check->object_count, search.row_max / 4 * 3);
-    const size_t rows_size = search.row_max * search.entry_size;
-    search.rows = memory_acquire(2 * rows_size);
-    if (search.rows == NULL) {
-        problem(verify, "memory: %s", status_text(STATUS_NO_MEMORY));
-        return;
-    }
-    tree_begin(verify, shape);
-    for (uint64_t i = 0; i < verify->table_count; i++) {
-        if (verify->tables[i].tree_id == shape->tree_id) {
-            (void)level_insert(verify, &verify->tables[i]);
-        }
-    }
-    bool whole = true;
-    for (search.part = 0; search.part < search.part_count && whole; search.part++) {
-        search.row_count = 0;
-        whole = scan(verify, visit_row, &search);
-        search_rows(&search, search.rows + rows_size);
-    }
-    tree_end(verify);
-    memory_release(search.rows, 2 * rows_size);
-    if (search.found > 0) {
-        problem(verify,
-                "grid: %s is unique, and %llu objects have a value that an older one has; the last "
-                "pair has timestamps %llu and %llu",
-                verify->tree_name, (unsigned long long)search.found,
-                (unsigned long long)search.older_timestamp,
-                (unsigned long long)search.newer_timestamp);
     }
 }
 
@@ -1136,15 +872,14 @@ static void check_groove(struct verify *verify, const struct catalog_groove *gro
         /* Of a groove that is being dropped some tables are gone already. */
         const bool comparable = sound && !groove->dropping;
         if (comparable && i == TREE_OBJECT) {
-            check_objects(&check);
+            verify_objects(&check);
         } else if (comparable && check.objects_known) {
-            check_entries(&check, i);
+            verify_entries(&check, i);
         }
-        spill_detach(verify, &arena);
-        tree_end(verify);
+        verify_tree_detach(verify, &arena);
         if (comparable && i >= TREE_INDEX && check.entries_differ &&
             schema_index_unique(check.schema, i - TREE_INDEX)) {
-            check_duplicates(&check, i - TREE_INDEX);
+            verify_duplicates(&check, i - TREE_INDEX);
         }
     }
     verify->report->grooves += !groove->dropping;
@@ -1159,10 +894,10 @@ static void check_grooves(struct verify *verify)
     for (uint64_t i = 0; i < verify->table_count; i++) {
         const struct table_info *info = &verify->tables[i];
         if (catalog_tree_for_id(&verify->catalog, info->tree_id) == NULL) {
-            problem(verify,
-                    "manifest log: the table at address %llu is of tree %u, which no "
-                    "groove has",
-                    (unsigned long long)info->index.address, info->tree_id);
+            verify_problem(verify,
+                           "manifest log: the table at address %llu is of tree %u, which no "
+                           "groove has",
+                           (unsigned long long)info->index.address, info->tree_id);
             verify->reach_whole = false;
         }
     }
@@ -1233,10 +968,10 @@ static void check_journal(struct verify *verify)
         const enum status status =
             journal_recover_next(&journal, verify->entry, &outcome, &bad_offset);
         if (status != STATUS_OK) {
-            problem(verify, "journal: entry %llu at offset %llu of the zone: %s%s",
-                    (unsigned long long)journal.sequence_next, (unsigned long long)bad_offset,
-                    status_text(status),
-                    status == STATUS_CORRUPT ? ", and later entries are whole" : "");
+            verify_problem(verify, "journal: entry %llu at offset %llu of the zone: %s%s",
+                           (unsigned long long)journal.sequence_next,
+                           (unsigned long long)bad_offset, status_text(status),
+                           status == STATUS_CORRUPT ? ", and later entries are whole" : "");
             return;
         }
         if (outcome != JOURNAL_RECOVERY_ENTRY) {
@@ -1247,20 +982,21 @@ static void check_journal(struct verify *verify)
         report->journal_entries += 1;
         report->bytes_checked += align_up(header->size, SECTOR_SIZE);
         if (!entry_follows(header, verify->entry, &position)) {
-            problem(verify,
-                    "journal: entry %llu at offset %llu of the zone does not follow from what came "
-                    "before",
-                    (unsigned long long)header->sequence, (unsigned long long)header->offset);
+            verify_problem(
+                verify,
+                "journal: entry %llu at offset %llu of the zone does not follow from what came "
+                "before",
+                (unsigned long long)header->sequence, (unsigned long long)header->offset);
             return;
         }
     }
     if (checkpoint->op > 0 && report->journal_entries == 0) {
         /* The last bar of a checkpoint lives in the journal alone. */
-        problem(verify,
-                "journal: entry %llu at offset %llu of the zone is missing, and the "
-                "checkpoint needs it",
-                (unsigned long long)checkpoint->journal_sequence,
-                (unsigned long long)checkpoint->journal_offset);
+        verify_problem(verify,
+                       "journal: entry %llu at offset %llu of the zone is missing, and the "
+                       "checkpoint needs it",
+                       (unsigned long long)checkpoint->journal_sequence,
+                       (unsigned long long)checkpoint->journal_offset);
     } else if (outcome == JOURNAL_RECOVERY_TORN) {
         LOG_INFO("verify.torn_tail", log_u64("sequence", journal.sequence_next),
                  log_u64("offset", journal.head),
@@ -1290,9 +1026,10 @@ static void check_copies(struct verify *verify, const struct superblock *sectors
 {
     for (uint32_t i = 0; i < SUPERBLOCK_COPY_COUNT; i++) {
         if (!copy_is_whole(&sectors[i], &verify->superblock, i)) {
-            problem(verify,
-                    "superblock: copy %u at offset %llu is damaged; opening the file repairs it", i,
-                    (unsigned long long)(superblock_zone_offset() + (uint64_t)i * SECTOR_SIZE));
+            verify_problem(
+                verify,
+                "superblock: copy %u at offset %llu is damaged; opening the file repairs it", i,
+                (unsigned long long)(superblock_zone_offset() + (uint64_t)i * SECTOR_SIZE));
         } else if (!checksum_equal(&sectors[i].checksum, &verify->superblock.checksum)) {
             LOG_INFO("verify.superblock_copy", log_u64("copy", i),
                      log_u64("sequence", sectors[i].sequence),
@@ -1335,22 +1072,22 @@ static enum status open_superblock(struct verify *verify)
 {
     struct superblock *sectors = memory_acquire(SUPERBLOCK_COPY_COUNT * sizeof *sectors);
     if (sectors == NULL) {
-        problem(verify, "memory: %s", status_text(STATUS_NO_MEMORY));
+        verify_problem(verify, "memory: %s", status_text(STATUS_NO_MEMORY));
         return STATUS_NO_MEMORY;
     }
     struct superblock_open_report report;
     enum status status = superblock_open(&verify->io, sectors, false, &verify->superblock, &report);
     if (status == STATUS_VERSION) {
-        problem(verify, "superblock: format version %u, this program reads version %u",
-                verify->superblock.version, SUPERBLOCK_VERSION);
+        verify_problem(verify, "superblock: format version %u, this program reads version %u",
+                       verify->superblock.version, SUPERBLOCK_VERSION);
     } else if (status != STATUS_OK) {
-        problem(verify, "superblock: %s",
-                report.problem != NULL ? report.problem : status_text(status));
+        verify_problem(verify, "superblock: %s",
+                       report.problem != NULL ? report.problem : status_text(status));
     } else {
         const char *reason =
             checkpoint_problem(&verify->superblock.checkpoint, &verify->superblock.geometry);
         if (reason != NULL) {
-            problem(verify, "superblock: %s", reason);
+            verify_problem(verify, "superblock: %s", reason);
             status = STATUS_CORRUPT;
         } else {
             check_copies(verify, sectors);
@@ -1369,7 +1106,7 @@ static enum status open_superblock(struct verify *verify)
 /* Zeroed; given back by release_all. */
 static void *take(struct verify *verify, size_t size)
 {
-    assert(verify->allocation_count < ALLOCATION_MAX);
+    assert(verify->allocation_count < VERIFY_ALLOCATION_MAX);
     void *memory = memory_acquire(max_u64(size, 1));
     verify->allocations[verify->allocation_count].memory = memory;
     verify->allocations[verify->allocation_count].size = max_u64(size, 1);
@@ -1529,7 +1266,7 @@ enum status forest_verify(struct io *io, void (*problem_told)(void *context, con
     if (status == STATUS_OK) {
         status = init_and_walk(verify);
         if (status != STATUS_OK) {
-            problem(verify, "verify cannot start: %s", status_text(status));
+            verify_problem(verify, "verify cannot start: %s", status_text(status));
         }
     }
     release_all(verify);

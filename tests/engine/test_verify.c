@@ -1051,6 +1051,46 @@ Test(verify, objects_that_share_what_must_be_unique_are_named, .init = setup, .f
     assert_named("but some are not those of the objects");
 }
 
+/* The same when one of the two is in the spill: what was inserted one by one, behind a bar. */
+Test(verify, a_spilled_object_that_shares_what_must_be_unique_is_named, .init = setup,
+     .fini = teardown)
+{
+    static struct fixture_object objects[BATCH_MAX];
+    fixture_open(&fixture, 0, false);
+    struct groove_spec spec;
+    fixture_spec(&spec, "things");
+    spec.indexes[0].flags = INDEX_FLAG_UNIQUE;
+    cr_assert(eq(int, fixture_request(&fixture, REQUEST_KIND_GROOVE_CREATE, &spec, sizeof spec),
+                 REQUEST_RESULT_OK));
+    fixture.groove_id = fixture.outcome.groove_id;
+    uint64_t key = 0;
+    for (; key < 4000; key += BATCH_MAX) {
+        for (uint32_t i = 0; i < BATCH_MAX; i++) {
+            objects[i] = (struct fixture_object){.a = key + i};
+            fixture_id(objects[i].id, key + i);
+        }
+        submit(EVENT_TYPE_INSERT, objects, BATCH_MAX);
+    }
+    const uint64_t spilled_key = key + 20;
+    struct forest_stats stats;
+    do {
+        objects[0] = (struct fixture_object){.a = key};
+        fixture_id(objects[0].id, key);
+        submit(EVENT_TYPE_INSERT, objects, 1);
+        fixture_settle(&fixture);
+        key += 1;
+        forest_stats(fixture.forest, &stats);
+    } while (key <= spilled_key || stats.spilled_tables < 3 * 5);
+    fixture_close(&fixture);
+    assert_clean();
+
+    struct table_info *table = newest_table(OBJECT_TREE);
+    store_u64_le(live_value(table) + 32, spilled_key);
+    table_seal(table);
+    cr_assert(eq(int, verify(), STATUS_OK));
+    assert_named("tree 3 of index 'by_a' of groove 'things' is unique, and 1 objects have a value");
+}
+
 static void assert_impossible(const char *expected)
 {
     superblock_seal();
