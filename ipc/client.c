@@ -258,7 +258,7 @@ static enum client_status reconnect(struct client *client, uint64_t deadline_ns)
             return status;
         }
         pause_ms((uint32_t)min_u64(backoff_ms, left_ms));
-        backoff_ms = (uint32_t)min_u64(backoff_ms * 2, BACKOFF_MS_MAX);
+        backoff_ms = (uint32_t)min_u64(2 * (uint64_t)backoff_ms, BACKOFF_MS_MAX);
     }
 }
 
@@ -564,6 +564,6 @@ enum client_status client_call(struct client *client, enum operation operation, 
             return status;
         }
         pause_ms((uint32_t)min_u64(backoff_ms, left_ms));
-        backoff_ms = (uint32_t)min_u64(backoff_ms * 2, BACKOFF_MS_MAX);
+        backoff_ms = (uint32_t)min_u64(2 * (uint64_t)backoff_ms, BACKOFF_MS_MAX);
     }
 }

@@ -2,7 +2,7 @@
  *
  *   socket ──► input ──► slot ──► handler ──► the server ──► exchange_send ──► socket
  *              (of a     (request and                        │  by the thread that answers, if
- *           connection)   reply buffers)                     │  nothing waits on that connection;
+ *           connection)   reply buffers)                     │  little is due on that connection;
  *                                                            └► else its queue, sent by the loop
  *
  *   FREE ──► RECEIVING ──► SERVED ──► SENDING ──► FREE          a slot
@@ -29,6 +29,10 @@
  * while it holds less than SHARE times what would stay free: one alone gets three quarters of them,
  * two a bit more than two fifths each, and a newcomer always finds one, until there are more greedy
  * peers than slots.
+ *
+ * Whoever answers sends, because waking the loop first costs a synchronous client more than all
+ * else here. On a connection with many requests under way replies are left to the loop, which
+ * gathers what has come meanwhile for one sendmsg.
  *
  * Edge-triggered, because then an event costs no epoll_ctl, neither for a connection that must wait
  * nor for one that has more to give than its turn: `readable` remembers what epoll said.
@@ -61,7 +65,8 @@ enum {
     TURN_REQUEST_COUNT = 16, /* requests that a connection may give in one turn */
     TURN_ACCEPT_COUNT = 16,  /* connections accepted in one turn of the loop */
     EVENT_COUNT = 64,        /* events taken from epoll at once */
-    GATHER_SLOT_COUNT = 16,  /* replies of one sendmsg */
+    GATHER_SLOT_COUNT = 64,  /* replies of one sendmsg */
+    DIRECT_HELD_MAX = 4,     /* a connection that holds more has its replies gathered */
     SHARE = 3,
     CHECK_MS_MAX = 100, /* timeouts are looked at so often, or four times in the shortest */
     SEND_FLAGS = MSG_NOSIGNAL | MSG_DONTWAIT,
@@ -118,10 +123,10 @@ struct connection {
     struct connection *taken_next; /* of the notices that it looks at */
     uint32_t peer_uid, peer_id;
 
-    /* Guarded by listener.mutex. */
-    uint32_t held; /* slots */
-    bool gone;     /* closed; unused again when nothing is held */
-    bool noticed;  /* in the list of notices */
+    /* Guarded by listener.mutex; who answers may look at `held`, as a hint. */
+    _Atomic uint32_t held; /* slots */
+    bool gone;             /* closed; unused again when nothing is held */
+    bool noticed;          /* in the list of notices */
     struct connection *notice_next;
 };
 
@@ -133,43 +138,43 @@ struct connection_list {
 struct listener_native {
     struct listener base;
     pthread_t thread;
+    int listen_fd, epoll_fd, wake_fd; /* -1: not open */
     bool thread_started;
     _Atomic bool stopping;
-    int listen_fd, epoll_fd, wake_fd; /* -1: not open */
-    char path[SOCKET_PATH_SIZE];
     struct socket_identity identity; /* of the socket at `path`, while listen_fd is open */
-
-    struct mutex mutex; /* LOCK_RANK_LISTENER; guards from here ... */
-    struct slot *free;
-    uint32_t free_count;
-    uint64_t returned_count;    /* slots that came back so far */
-    struct connection *notices; /* connections that the loop must look at */
-    bool wanting;               /* the loop sleeps, and waits for slots */
-    bool woken;                 /* the loop has been told and has not looked yet */
-    /* ... to here. */
+    char path[SOCKET_PATH_SIZE];
 
     struct slot *slots; /* [slot_count], owned */
-    uint32_t slot_count;
-    uint8_t *messages; /* [messages_size], owned; the slots' buffers */
+    uint8_t *messages;  /* [messages_size], owned; the slots' buffers */
     uint64_t messages_size;
     struct connection *connections; /* [connection_slots], owned: all that may be open, and as many
                                        closed ones as there may be slots that still refer to them */
+    uint8_t *inputs;                /* [connection_slots x INPUT_SIZE], owned */
+    uint32_t slot_count;
     uint32_t connection_slots;
-    uint8_t *inputs; /* [connection_slots x INPUT_SIZE], owned */
+
+    struct mutex mutex; /* LOCK_RANK_LISTENER; guards from here ... */
+    struct slot *free;
+    struct connection *notices; /* connections that the loop must look at */
+    uint64_t returned_count;    /* slots that came back so far */
+    uint32_t free_count;
+    bool wanting; /* the loop sleeps, and waits for slots */
+    bool woken;   /* the loop has been told and has not looked yet */
+    /* ... to here. */
 
     /* The loop's. */
-    struct connection *unused;
-    struct connection_list ready, waiting;
     bool starving;      /* somebody waits although he holds nothing: no slot was free */
     bool waiting_stale; /* what somebody waits for may have come */
+    struct connection *unused;
+    struct connection_list ready, waiting;
     uint64_t returned_seen;
-    uint32_t receiving_count; /* slots RECEIVING */
-    bool accept_ready;        /* there may be somebody to accept */
-    bool accept_paused;       /* for want of descriptors or memory, until the next check */
-    uint32_t timed_count;     /* connections with a deadline, and connections watched */
-    uint64_t check_ns;        /* between checks */
+    uint64_t check_ns; /* between checks */
     uint64_t check_next_ns;
+    uint32_t receiving_count; /* slots RECEIVING */
+    uint32_t timed_count;     /* connections with a deadline, and connections watched */
     uint32_t peer_id_next;
+    bool accept_ready;  /* there may be somebody to accept */
+    bool accept_paused; /* for want of descriptors or memory, until the next check */
 };
 
 static const uint64_t ns_per_ms = 1000000;
@@ -349,6 +354,7 @@ static void queue_send(struct connection *connection, struct slot **sent)
     size_t left = (size_t)count;
     while (left > 0) {
         struct slot *oldest = connection->queue_oldest;
+        assert(oldest != NULL); /* The kernel takes no more than it was given. */
         const uint32_t size = oldest->envelope_size + oldest->reply_size;
         const size_t part = min_u64(left, size - oldest->sent_size);
         oldest->sent_size += (uint32_t)part;
@@ -397,7 +403,9 @@ static void native_send(struct exchange *exchange, uint32_t size)
     } else {
         connection->queue_oldest = slot;
         connection->queue_newest = slot;
-        queue_send(connection, &sent);
+        if (atomic_load_explicit(&connection->held, memory_order_relaxed) <= DIRECT_HELD_MAX) {
+            queue_send(connection, &sent);
+        }
         if (sent == NULL) {
             /* Under the connection's lock still: the loop, which may send the rest now and with
              * that end what the server waits for before it stops us, must come after us. */

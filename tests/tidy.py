@@ -24,7 +24,7 @@ MAY_INCLUDE = (
     ("ipc/", ("ipc/", "pool/")),
     ("server/", ("server/", "engine/", "ipc/", "pool/")),
 )
-NNG_HOMES = ("ipc/", "tests/ipc/")
+NNG_HOMES = ("ipc/", "tests/ipc/", "benchmarks/ipc/")
 
 # In the engine. A call through a struct (clock->time()) is somebody else's decision.
 CALL = r"(?<![\w.>])({})\s*\("

@@ -1,0 +1,155 @@
+#!/usr/bin/env bash
+# What Holt adds to a durable echo: the same requests, one insert of 128 bytes each, to Holt on each
+# of its listeners, and to echo servers that write each batch they have read with one durable call
+# and answer. All run at once and are asked in turns, so that whatever else the machine does meets
+# all; ratios are of one round, and their median is told.
+#
+#   benchmarks/ipc.sh [--rounds 5] [--seconds 2] [--objects 100K] [--block-size 32K]
+#
+# --objects: how many are in the file before (10M: a grown file).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source benchmarks/load/common.sh
+
+BUILD=$(dirname "$HOLT")
+rounds=5 seconds=2 objects=100K block_size=32K
+while [ $# -ge 2 ]; do
+    case $1 in
+    --rounds) rounds=$2 ;;
+    --seconds) seconds=$2 ;;
+    --objects) objects=$2 ;;
+    --block-size) block_size=$2 ;;
+    *) break ;;
+    esac
+    shift 2
+done
+[ $# = 0 ] || { sed -n '2,/^set/{/^#/p}' "$0" >&2; exit 64; }
+objects=$(number "$objects")
+
+declare -A pids sockets values
+names=(raw nng holt-native holt-nng)
+first=1000000000000 # number of the next run's first object
+
+stop_all()
+{
+    local name
+    for name in "${!pids[@]}"; do
+        kill -TERM "${pids[$name]}" 2>/dev/null || true
+    done
+    wait 2>/dev/null || true
+    [ "${KEEP:-0}" = 1 ] || rm -f "${FILES[@]}"
+}
+
+mkdir -p "$HOLT_BENCH_DIR"
+trap stop_all EXIT
+machine
+
+for name in raw nng; do
+    sockets[$name]=$HOLT_BENCH_DIR/echo-$name.sock
+    FILES+=("$HOLT_BENCH_DIR/echo-$name.file" "$HOLT_BENCH_DIR/echo-$name.out")
+    rm -f "${sockets[$name]}"
+    server=(echo_raw)
+    [ "$name" = raw ] || server=(echo_listener)
+    "$BUILD/${server[0]}" "${sockets[$name]}" "$HOLT_BENCH_DIR/echo-$name.file" \
+        >"$HOLT_BENCH_DIR/echo-$name.out" &
+    pids[$name]=$!
+done
+for listener in native nng; do
+    name=holt-$listener
+    data=$HOLT_BENCH_DIR/ipc-$listener.holt
+    sockets[$name]=$data.sock
+    FILES+=("$data" "$data.sock" "$data.log")
+    rm -f "$data" "$data.sock"
+    "$HOLT" format "$data" --block-size "$block_size" >/dev/null
+    "$HOLT" start "$data" --listener "$listener" >"$data.log" 2>&1 &
+    pids[$name]=$!
+    "$HOLT" ping --wait "$START_TIMEOUT_S" --socket "${sockets[$name]}" >/dev/null
+    "$HOLT_LOAD" "${sockets[$name]}" --json --count "$objects" >/dev/null 2>&1 ||
+        fail "the load of $name failed"
+done
+for name in raw nng; do
+    while [ ! -S "${sockets[$name]}" ]; do :; done
+done
+
+# ask SCENARIO NAME FLAGS...: one run, its numbers in values.
+ask()
+{
+    local scenario=$1 name=$2 result key
+    shift 2
+    [[ $name == holt-* ]] || set -- "$@" --echo
+    result=$("$BUILD/ipc_load" "${sockets[$name]}" --seconds "$seconds" --first "$first" "$@") ||
+        fail "$scenario: $name"
+    first=$((first + 1000000000000))
+    for key in rate p50_us p99_us p999_us max_us busy; do
+        values[$scenario/$name/$key]+="$(field $key <<<"$result") "
+    done
+}
+
+# shellcheck disable=SC2086 # The numbers are words.
+of() { median ${values[$1]}; }
+
+# worst LIST: the largest.
+# shellcheck disable=SC2086
+worst() { printf '%s\n' ${values[$1]} | sort -g | tail -n 1; }
+
+# ratio A B: the median of the rounds' ratios.
+ratio()
+{
+    paste -d' ' <(tr ' ' '\n' <<<"${values[$1]}") <(tr ' ' '\n' <<<"${values[$2]}") |
+        awk 'NF == 2 && $2 > 0 {print $1 / $2}' | sort -g |
+        awk '{v[NR] = $1} END {printf "%.2f", NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2}'
+}
+
+# scenario TITLE ECHO:HOLT... -- FLAGS...: which are asked, and which is compared with which.
+scenario()
+{
+    local title=$1 pair pairs=() round name asked=()
+    shift
+    while [ "$1" != -- ]; do
+        pairs+=("$1")
+        for name in "${1%%:*}" "${1##*:}"; do
+            [[ " ${asked[*]} " == *" $name "* ]] || asked+=("$name")
+        done
+        shift
+    done
+    shift
+    for ((round = 0; round < rounds; round++)); do
+        for name in "${asked[@]}"; do
+            ask "$title" "$name" "$@"
+        done
+    done
+    printf '\n%s\n%-14s %9s %9s %9s %9s %10s %6s\n' "$title" server requests/s 'p50 us' 'p99 us' \
+        'p99.9 us' 'max us' busy
+    for name in "${names[@]}"; do
+        if [[ " ${asked[*]} " == *" $name "* ]]; then
+            printf '%-14s %9.0f %9.1f %9.1f %9.1f %10.1f %6.0f\n' "$name" \
+                "$(of "$title/$name/rate")" "$(of "$title/$name/p50_us")" \
+                "$(of "$title/$name/p99_us")" "$(of "$title/$name/p999_us")" \
+                "$(worst "$title/$name/max_us")" "$(worst "$title/$name/busy")"
+        fi
+    done
+    for pair in "${pairs[@]}"; do
+        printf '%-14s of %s: median %s x, rate %s x\n' "${pair##*:}" "${pair%%:*}" \
+            "$(ratio "$title/${pair##*:}/p50_us" "$title/${pair%%:*}/p50_us")" \
+            "$(ratio "$title/${pair##*:}/rate" "$title/${pair%%:*}/rate")"
+    done
+}
+
+scenario "one synchronous client" raw:holt-native nng:holt-nng --
+scenario "one synchronous client of nng's" nng:holt-nng raw:holt-native -- --client nng
+scenario "32 synchronous clients" raw:holt-native raw:holt-nng nng:holt-nng -- --clients 32
+scenario "one client with 64 in flight" raw:holt-native raw:holt-nng nng:holt-nng -- --in-flight 64
+
+printf '\n'
+for name in holt-native holt-nng; do
+    stat=$("$HOLT" stat --socket "${sockets[$name]}" --json)
+    row "$name" "$(field count <<<"$stat") tables, $(field beat_overrun_total <<<"$stat") beats over plan"
+done
+for name in raw nng; do
+    kill -TERM "${pids[$name]}"
+    wait "${pids[$name]}" || fail "echo $name"
+    row "durable writes of $name" "$(field writes <"$HOLT_BENCH_DIR/echo-$name.out"), mean $(
+        field write_mean_us <"$HOLT_BENCH_DIR/echo-$name.out") us, slowest $(
+        field write_max_us <"$HOLT_BENCH_DIR/echo-$name.out") us"
+    unset "pids[$name]"
+done
