@@ -235,7 +235,7 @@ enum status io_posix_open(struct io_posix *io, const char *path, enum io_posix_m
     flags |= mode == IO_POSIX_READ_ONLY ? O_RDONLY : O_RDWR;
     flags |= mode == IO_POSIX_CREATE ? O_CREAT | O_EXCL : 0;
 
-    *io = (struct io_posix){.io = {&posix_ops}, .fd = open(path, flags, 0600)};
+    *io = (struct io_posix){.io = {.ops = &posix_ops}, .fd = open(path, flags, 0600)};
     if (io->fd < 0) {
         return fail(errno);
     }
