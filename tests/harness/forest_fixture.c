@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/forest_internal.h"
 #include "pool/base.h"
 
 static_assert(sizeof(struct fixture_object) == FIXTURE_OBJECT_SIZE, "as the spec lays it out");
@@ -22,6 +23,8 @@ void fixture_init(struct forest_fixture *fixture, const struct geometry *geometr
     fixture->now_ns = 1000;
     fixture->clock = (struct clock){clock_read, clock_read, &fixture->now_ns};
     sim_io_init(&fixture->sim, FIXTURE_SIZE_LIMIT);
+    fixture->io = &fixture->sim.io;
+    fixture->cache_size = 4 * 1024 * 1024;
     doorbell_init(&fixture->doorbell);
     const uint8_t file_id[16] = {1};
     const enum status status =
@@ -89,6 +92,19 @@ static void note_checkpoint(struct forest_fixture *fixture)
     }
 }
 
+static void open_and_wait(struct forest_fixture *fixture)
+{
+    fixture->opened = false;
+    forest_open(fixture->forest, on_open, fixture);
+    while (!fixture->opened) {
+        const uint64_t seen = doorbell_count(&fixture->doorbell);
+        if (!forest_tick(fixture->forest) && !fixture->opened) {
+            doorbell_wait(&fixture->doorbell, seen, DOORBELL_WAIT_FOREVER);
+        }
+        note_checkpoint(fixture); /* Replay makes checkpoints, too. */
+    }
+}
+
 bool fixture_try_open(struct forest_fixture *fixture, uint32_t worker_count, bool threads)
 {
     assert(fixture->forest == NULL);
@@ -99,19 +115,18 @@ bool fixture_try_open(struct forest_fixture *fixture, uint32_t worker_count, boo
     start(&fixture->growth_worker, "growth", threads, capacity);
     start(&fixture->readers, "reader", threads ? 2 : 0, capacity);
     const struct forest_options options = {
-        .io = &fixture->sim.io,
+        .io = fixture->io,
         .clock = &fixture->clock,
         .doorbell = &fixture->doorbell,
         .compactors = &fixture->compactors,
         .journal_worker = &fixture->journal_worker,
         .growth_worker = &fixture->growth_worker,
         .readers = &fixture->readers,
-        .cache_size = 4 * 1024 * 1024,
+        .cache_size = fixture->cache_size,
         .read_slot_count = READ_SLOTS,
         .read_budget_size = fixture->read_budget_size,
         .on_committed = on_committed,
     };
-    fixture->opened = false;
     fixture->checkpoint_op_seen = 0;
     fixture->forest = forest_init(&options, &fixture->open_status, fixture->open_reason,
                                   sizeof fixture->open_reason);
@@ -119,21 +134,42 @@ bool fixture_try_open(struct forest_fixture *fixture, uint32_t worker_count, boo
         join_teams(fixture);
         return false;
     }
-    forest_open(fixture->forest, on_open, fixture);
-    while (!fixture->opened) {
-        const uint64_t seen = doorbell_count(&fixture->doorbell);
-        if (!forest_tick(fixture->forest) && !fixture->opened) {
-            doorbell_wait(&fixture->doorbell, seen, DOORBELL_WAIT_FOREVER);
-        }
-        note_checkpoint(fixture); /* Replay makes checkpoints, too. */
-    }
+    open_and_wait(fixture);
     if (fixture->open_status != STATUS_OK) {
-        forest_deinit(fixture->forest);
-        fixture->forest = NULL;
-        join_teams(fixture);
+        fixture_discard(fixture);
         return false;
     }
     return true;
+}
+
+bool fixture_try_reopen(struct forest_fixture *fixture)
+{
+    struct forest *forest = fixture->forest;
+    assert(forest->options.io == fixture->io);
+    forest_reset(forest);
+    /* What forest_init does with the file, and forest_reset need not do again. */
+    struct superblock_open_report report;
+    fixture->open_status =
+        superblock_open(fixture->io, forest->superblock_buffer, true, &forest->superblock, &report);
+    if (fixture->open_status != STATUS_OK) {
+        snprintf(fixture->open_reason, sizeof fixture->open_reason, "superblock: %s",
+                 report.problem != NULL ? report.problem : status_text(fixture->open_status));
+        return false;
+    }
+    assert(memcmp(&forest->geometry, &forest->superblock.geometry, sizeof forest->geometry) == 0);
+    forest->report.copies_repaired = report.copies_repaired;
+    const uint64_t cache_block_count = fixture->cache_size / forest->geometry.block_size;
+    grid_deinit(&forest->grid);
+    const enum status status =
+        grid_init(&forest->grid, fixture->io, &forest->geometry, (uint32_t)cache_block_count,
+                  &fixture->growth_worker, &fixture->doorbell);
+    assert(status == STATUS_OK);
+    /* The journal's secret was read anew. */
+    journal_init(&forest->journal, fixture->io, &forest->geometry, forest->superblock.journal_seed,
+                 &fixture->journal_worker, &fixture->doorbell);
+    fixture->checkpoint_op_seen = 0;
+    open_and_wait(fixture);
+    return fixture->open_status == STATUS_OK;
 }
 
 void fixture_open(struct forest_fixture *fixture, uint32_t worker_count, bool threads)
@@ -172,7 +208,7 @@ void fixture_pay_debt(struct forest_fixture *fixture)
     }
 }
 
-static void discard(struct forest_fixture *fixture)
+void fixture_discard(struct forest_fixture *fixture)
 {
     forest_deinit(fixture->forest);
     fixture->forest = NULL;
@@ -184,13 +220,13 @@ void fixture_close(struct forest_fixture *fixture)
     fixture_settle(fixture);
     forest_seal(fixture->forest);
     fixture_settle(fixture);
-    discard(fixture);
+    fixture_discard(fixture);
 }
 
 void fixture_crash(struct forest_fixture *fixture, uint64_t seed)
 {
     sim_io_lose_power(&fixture->sim, 1);
-    discard(fixture);
+    fixture_discard(fixture);
     sim_io_crash(&fixture->sim, seed);
 }
 
@@ -323,23 +359,19 @@ static void read_done(struct read_request *request)
     doorbell_ring(doorbell);
 }
 
-static struct read_request *read_begin(struct forest_fixture *fixture, enum read_kind kind,
-                                       uint32_t index, const void *input, uint32_t input_size)
+struct read_request *fixture_read(struct forest_fixture *fixture, enum read_kind kind,
+                                  uint32_t groove_id, uint32_t index, const void *input,
+                                  uint32_t input_size)
 {
     struct read_request *request = forest_read_acquire(fixture->forest);
     assert(request != NULL);
     request->kind = kind;
-    request->groove_id = fixture->groove_id;
+    request->groove_id = groove_id;
     request->index = index;
     request->limit = 0;
     request->input = input;
     request->input_size = input_size;
     request->done = read_done;
-    return request;
-}
-
-static void read_wait(struct forest_fixture *fixture, struct read_request *request)
-{
     struct read_wait wait = {.doorbell = &fixture->doorbell};
     request->context = &wait;
     forest_read_submit(fixture->forest, request);
@@ -349,17 +381,26 @@ static void read_wait(struct forest_fixture *fixture, struct read_request *reque
             doorbell_wait(&fixture->doorbell, seen, DOORBELL_WAIT_FOREVER);
         }
     }
+    return request;
+}
+
+static struct read_request *read_things(struct forest_fixture *fixture, enum read_kind kind,
+                                        uint32_t index, const void *input, uint32_t input_size)
+{
+    struct read_request *request =
+        fixture_read(fixture, kind, fixture->groove_id, index, input, input_size);
     if (request->result != REQUEST_RESULT_OK) {
         fprintf(stderr, "read: result %d\n", (int)request->result);
         abort();
     }
+    return request;
 }
 
 uint64_t fixture_count(struct forest_fixture *fixture, uint32_t index, const void *values,
                        uint32_t values_size)
 {
-    struct read_request *request = read_begin(fixture, READ_KIND_COUNT, index, values, values_size);
-    read_wait(fixture, request);
+    struct read_request *request =
+        read_things(fixture, READ_KIND_COUNT, index, values, values_size);
     const uint64_t count = request->count;
     forest_read_release(fixture->forest, request);
     return count;
@@ -368,7 +409,6 @@ uint64_t fixture_count(struct forest_fixture *fixture, uint32_t index, const voi
 static uint32_t read_objects(struct forest_fixture *fixture, struct read_request *request,
                              struct fixture_object *objects, uint32_t max)
 {
-    read_wait(fixture, request);
     assert(request->count <= max);
     assert(request->count == 0 || request->object_size == FIXTURE_OBJECT_SIZE);
     const uint32_t count = (uint32_t)request->count;
@@ -381,13 +421,13 @@ uint32_t fixture_lookup(struct forest_fixture *fixture, const uint8_t *ids, uint
                         struct fixture_object *objects, uint32_t max)
 {
     return read_objects(fixture,
-                        read_begin(fixture, READ_KIND_LOOKUP, READ_INDEX_NONE, ids, id_count * 16),
+                        read_things(fixture, READ_KIND_LOOKUP, READ_INDEX_NONE, ids, id_count * 16),
                         objects, max);
 }
 
 uint32_t fixture_query(struct forest_fixture *fixture, uint32_t index, const void *values,
                        uint32_t values_size, struct fixture_object *objects, uint32_t max)
 {
-    return read_objects(fixture, read_begin(fixture, READ_KIND_QUERY, index, values, values_size),
+    return read_objects(fixture, read_things(fixture, READ_KIND_QUERY, index, values, values_size),
                         objects, max);
 }

@@ -1,0 +1,101 @@
+/* The plainest model of a few grooves over time: what every object was after each commit.
+ *
+ *   heads[object] -> newest entry -> the one before -> ... -> none      entries only grow
+ *
+ * So one model answers for any commit of its history, and a branch of it (what happened after a
+ * crash) is a copy of the heads.
+ *
+ * Objects are numbered in each groove; an object's bytes follow from a few words (model_image), and
+ * its indexes have few values, so that every value of every index can be asked for. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "tests/harness/forest_fixture.h"
+
+enum {
+    MODEL_GROOVE_MAX = 3,
+    MODEL_OBJECT_MAX = 2600, /* of one groove */
+    MODEL_A_COUNT = 13,
+    MODEL_B_COUNT = 3,
+    MODEL_C_COUNT = 2,
+    MODEL_NOTE_COUNT = 5, /* the first is empty: not in the sparse index */
+    MODEL_OBJECT_SIZE_MAX = 960,
+};
+
+/* What an object's bytes are made of. */
+struct model_fields {
+    uint32_t a, b, c, note;
+    uint64_t salt; /* of what no index sees */
+};
+
+struct model_entry {
+    uint32_t *head;  /* whose newest it was when it was added */
+    uint32_t before; /* index of the same object's entry before; 0 = none */
+    uint32_t event;  /* of its request */
+    uint64_t commit;
+    bool exists;
+    bool made; /* it did not exist before */
+    struct model_fields fields;
+    uint64_t timestamp, version; /* 0 until the outcome tells */
+    uint32_t groove_id;          /* of a groove's; likewise */
+};
+
+struct model_store {
+    struct model_entry *entries; /* [entry_max], the first is not used */
+    uint32_t entry_count, entry_max;
+};
+
+struct model {
+    struct model_store *store; /* shared by branches, borrowed */
+    uint32_t heads[MODEL_GROOVE_MAX][MODEL_OBJECT_MAX];
+    uint32_t groove_heads[MODEL_GROOVE_MAX]; /* whether the groove exists */
+};
+
+void model_store_init(struct model_store *store, uint32_t entry_max);
+void model_store_deinit(struct model_store *store);
+
+/* Nothing exists. */
+void model_init(struct model *model, struct model_store *store);
+/* `branch` knows of `model` what was committed up to `commit`. */
+void model_branch(struct model *branch, const struct model *model, uint64_t commit);
+
+/* The groove's entry, or the object's, as of `commit`; NULL: it does not exist. */
+const struct model_entry *model_groove(const struct model *model, uint32_t groove, uint64_t commit);
+const struct model_entry *model_object(const struct model *model, uint32_t groove, uint32_t number,
+                                       uint64_t commit);
+
+void model_groove_set(struct model *model, uint32_t groove, uint64_t commit, bool exists);
+/* Applies one event as the forest must, and says what it must answer. */
+enum event_result model_event(struct model *model, uint32_t groove, uint32_t number,
+                              enum event_type type, const struct model_fields *fields,
+                              uint64_t commit, uint32_t event);
+/* Takes back all entries from `first` on, which were all added through this model. */
+void model_undo(struct model *model, uint32_t first);
+/* Entries from `first` on get the times that the outcome of their commit tells. */
+void model_times(struct model *model, uint32_t first, uint64_t commit, uint64_t timestamp);
+
+/* Names and layouts: the first groove has objects of 960 bytes, the others of 64. */
+void model_spec(struct groove_spec *spec, uint32_t groove);
+uint32_t model_object_size(uint32_t groove);
+void model_id(uint8_t id[16], uint32_t groove, uint32_t number);
+/* The object image of `protocol.md`; times 0 as a client sends it. */
+void model_image(uint8_t *image, uint32_t groove, uint32_t number,
+                 const struct model_fields *fields, uint64_t timestamp, uint64_t version);
+void model_fields_random(struct model_fields *fields, struct prng *prng);
+
+/* How thorough a look is, and what it found. */
+struct model_check {
+    uint32_t lookup_stride; /* 1: every object is looked up; n: one of n, beginning anywhere */
+    struct prng *prng;
+    bool may_be_corrupt; /* a read may say CORRUPT instead of the answer */
+    uint64_t reads, corrupt_reads;
+    uint64_t bad_address; /* of the last read that was corrupt */
+    char reason[256];     /* why it is wrong */
+};
+
+/* Reads everything from an open forest that is idle: every groove, every object by id, every value
+ * of every index, counts. Whether all of it is as of `commit`. */
+bool model_compare(const struct model *model, uint64_t commit, struct forest_fixture *fixture,
+                   struct model_check *check);
