@@ -501,6 +501,14 @@ static void undo_steps(struct forest *forest)
     memory_release(forest, sizeof *forest);
 }
 
+static void start_journal(struct forest *forest)
+{
+    struct io *io =
+        forest->options.journal_io != NULL ? forest->options.journal_io : forest->options.io;
+    journal_init(&forest->journal, io, &forest->geometry, forest->superblock.journal_seed,
+                 forest->options.journal_worker, forest->doorbell);
+}
+
 struct forest *forest_init(const struct forest_options *options, enum status *status, char *reason,
                            size_t reason_size)
 {
@@ -529,8 +537,7 @@ struct forest *forest_init(const struct forest_options *options, enum status *st
             return NULL;
         }
     }
-    journal_init(&forest->journal, options->io, &forest->geometry, forest->superblock.journal_seed,
-                 options->journal_worker, forest->doorbell);
+    start_journal(forest);
     return forest;
 }
 
@@ -594,8 +601,7 @@ void forest_reset(struct forest *forest)
     for (uint32_t i = 0; i < array_count(forest->batches); i++) {
         batch_reset(&forest->batches[i]);
     }
-    journal_init(&forest->journal, forest->options.io, &forest->geometry,
-                 forest->superblock.journal_seed, forest->options.journal_worker, forest->doorbell);
+    start_journal(forest);
     forest->catalog.next_groove_id = 1;
     forest->catalog.next_tree_id = 1;
     forest->phase = FOREST_CLOSED;
@@ -653,18 +659,23 @@ bool forest_tick(struct forest *forest)
 /* ---- Looking -----------------------------------------------------------------------------------
  */
 
+/* What is executed and not yet durable is not told: the groove that a create in flight made, and
+ * the drop in flight of one that is still there. */
 uint32_t forest_grooves(const struct forest *forest, struct forest_groove_info *grooves,
                         uint32_t max)
 {
     uint32_t count = 0;
     for (struct catalog_groove *groove = catalog_after(&forest->catalog, 0); groove != NULL;
          groove = catalog_after(&forest->catalog, groove->groove_id)) {
+        const struct groove_version *durable =
+            version_groove(forest->versions.published, groove->groove_id);
+        if (durable == NULL && !groove->dropping) {
+            continue;
+        }
         if (count < max) {
-            const struct groove_version *durable =
-                version_groove(forest->versions.published, groove->groove_id);
             grooves[count] = (struct forest_groove_info){
                 .groove_id = groove->groove_id,
-                .dropping = groove->dropping,
+                .dropping = durable == NULL,
                 .object_count = durable != NULL ? durable->object_count : 0,
                 .schema = &groove->schema->schema,
             };

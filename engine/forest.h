@@ -48,6 +48,9 @@ enum { FOREST_READ_SLOT_MAX = 256 };
 
 struct forest_options {
     struct io *io; /* open and locked; outlives the forest */
+    /* The same file, opened once more: the kernel tells a failed write-back once to each opening,
+     * and the journal must hear of it, whoever else does. NULL: `io`, where nothing can fail. */
+    struct io *journal_io;
     const struct clock *clock;
     struct doorbell *doorbell;  /* rung whenever forest_tick has something to do */
     struct workers *compactors; /* W pthreads (0 = inline): jobs of compaction, checkpoint writes */
@@ -202,7 +205,7 @@ struct forest_groove_info {
     uint64_t object_count;              /* as of the last durable commit */
     const struct groove_schema *schema; /* valid until the next forest_tick */
 };
-/* The grooves of the catalog as executed so far. Returns how many there are; fills up to `max`. */
+/* The grooves of the catalog, as of the last durable commit. Returns how many there are; fills up to `max`. */
 uint32_t forest_grooves(const struct forest *forest, struct forest_groove_info *grooves,
                         uint32_t max);
 

@@ -236,6 +236,8 @@ static enum status checkpoint_write(struct checkpoint_job *checkpoint)
         status = grid_sync(&forest->grid);
     }
     if (status == STATUS_OK) {
+        /* Through the opening of the grid: one worker makes all syncs of both, one after another.
+         */
         status = superblock_write(forest->options.io, forest->superblock_buffer,
                                   &forest->superblock, &checkpoint->state);
     }

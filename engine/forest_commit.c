@@ -123,6 +123,9 @@ enum forest_admission forest_batch_add(struct forest *forest, enum request_kind 
     case BATCH_REFUSED:
         break;
     }
+    if (forest->catalog_commit > forest->commit_durable) {
+        return FOREST_LATER; /* It may be refused for something that a crash would undo. */
+    }
     *reason = kind == REQUEST_KIND_GROOVE_CREATE ? forest->gathering->reason : NULL;
     return FOREST_REFUSED;
 }
@@ -513,6 +516,9 @@ void forest_execute(struct forest *forest, struct batch *batch, uint64_t timesta
         forest->commit_executed += 1;
         request->commit = forest->commit_executed;
         request->timestamp = timestamp;
+        if (request->header->kind != REQUEST_KIND_WRITE) {
+            forest->catalog_commit = request->commit;
+        }
         timestamp += max_u64(request->header->event_count, 1);
         execute_request(forest, batch, request);
     }

@@ -150,6 +150,7 @@ struct forest {
     uint8_t *seal_buffer; /* [SECTOR_SIZE] */
 
     uint64_t commit_executed, commit_durable;
+    uint64_t catalog_commit;   /* the last one that changed the catalog */
     uint64_t timestamp;        /* last one given */
     uint64_t sequence_durable; /* of the journal */
 

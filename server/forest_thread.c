@@ -37,6 +37,8 @@ static const uint64_t ns_per_ms = 1000ull * 1000;
 struct daemon {
     const struct config *config;
     struct io_posix io;
+    struct io_posix
+        journal_io; /* the same file, so that the journal hears of failed syncs itself */
     struct doorbell doorbell;
     struct workers compactors, journal_worker, growth_worker, readers;
     struct request_queue queue;
@@ -86,6 +88,7 @@ static struct forest_options options_for(struct daemon *daemon)
 {
     return (struct forest_options){
         .io = &daemon->io.io,
+        .journal_io = &daemon->journal_io.io,
         .clock = &clock_system,
         .doorbell = &daemon->doorbell,
         .compactors = &daemon->compactors,
@@ -526,6 +529,14 @@ enum status forest_thread_run(const struct config *config, char *reason)
         memory_release(daemon, sizeof *daemon);
         return status;
     }
+    status = io_posix_open_again(&daemon->journal_io, &daemon->io, config->data_path);
+    if (status != STATUS_OK) {
+        snprintf(reason, FOREST_THREAD_REASON_SIZE, "%.300s cannot be opened once more: %s",
+                 config->data_path, strerror(io_posix_errno()));
+        io_posix_close(&daemon->io);
+        memory_release(daemon, sizeof *daemon);
+        return status;
+    }
 
     /* Before any thread, so that all inherit it and only the signal thread gets them. */
     const sigset_t signals = stop_signals();
@@ -541,6 +552,7 @@ enum status forest_thread_run(const struct config *config, char *reason)
         pthread_join(daemon->signal_thread, NULL);
     }
     doorbell_deinit(&daemon->doorbell);
+    io_posix_close(&daemon->journal_io);
     io_posix_close(&daemon->io);
     memory_release(daemon, sizeof *daemon);
     return status;

@@ -28,6 +28,7 @@ struct io_ops {
 
 struct io {
     const struct io_ops *ops;
+    struct io *first; /* another opening of the same file, whose sync_failed counts; or NULL */
     _Atomic bool sync_failed; /* once, for good */
 };
 
@@ -43,11 +44,18 @@ MUST_CHECK static inline enum status io_write(struct io *io, uint64_t offset, co
     return io->ops->write(io, offset, buffer, size);
 }
 
-/* The kernel tells of a failed write once, to one caller of sync, whosever write it was; so what
- * one is told all are told. Any thread. */
+/* The kernel tells of a failed write once to each opening of the file, to one caller of sync,
+ * whosever write it was; and a device may tell of a failed flush but one of them. So what one is
+ * told all are told; and who cannot wait for the news of another has an opening of its own. Any
+ * thread. */
+static inline _Atomic bool *io_sync_memory(struct io *io)
+{
+    return io->first != NULL ? &io->first->sync_failed : &io->sync_failed;
+}
+
 static inline bool io_sync_failed(struct io *io)
 {
-    return atomic_load(&io->sync_failed);
+    return atomic_load(io_sync_memory(io));
 }
 
 MUST_CHECK static inline enum status io_sync(struct io *io)
@@ -57,7 +65,7 @@ MUST_CHECK static inline enum status io_sync(struct io *io)
     }
     const enum status status = io->ops->sync(io);
     if (status != STATUS_OK) {
-        atomic_store(&io->sync_failed, true);
+        atomic_store(io_sync_memory(io), true);
         return status;
     }
     /* Another one may have failed meanwhile, and taken the bad news of our writes with it. */

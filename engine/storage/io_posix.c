@@ -192,6 +192,21 @@ static enum status sync_directory(const char *path)
     return error == 0 ? STATUS_OK : fail(error);
 }
 
+/* Asked for here and not in open(2): a file system that refuses O_DIRECT would leave the file
+ * created behind the error. */
+static enum status set_direct(struct io_posix *io)
+{
+    const int flags = fcntl(io->fd, F_GETFL);
+    if (flags < 0) {
+        return fail(errno);
+    }
+    io->direct = fcntl(io->fd, F_SETFL, (flags & ~O_NONBLOCK) | O_DIRECT) == 0;
+    if (!io->direct && fcntl(io->fd, F_SETFL, flags & ~O_NONBLOCK) != 0) {
+        return fail(errno);
+    }
+    return STATUS_OK;
+}
+
 /* Everything after open(2): what it is, the lock, O_DIRECT, the first sync. */
 static enum status prepare(struct io_posix *io, const char *path, enum io_posix_mode mode)
 {
@@ -203,19 +218,13 @@ static enum status prepare(struct io_posix *io, const char *path, enum io_posix_
         last_errno = EINVAL;
         return STATUS_INVALID;
     }
-    const enum status status = lock_file(io->fd, mode == IO_POSIX_READ_ONLY);
+    enum status status = lock_file(io->fd, mode == IO_POSIX_READ_ONLY);
     if (status != STATUS_OK) {
         return status;
     }
-    const int flags = fcntl(io->fd, F_GETFL);
-    if (flags < 0) {
-        return fail(errno);
-    }
-    /* Asked for here and not in open(2): a file system that refuses O_DIRECT would leave the file
-     * created behind the error. */
-    io->direct = fcntl(io->fd, F_SETFL, (flags & ~O_NONBLOCK) | O_DIRECT) == 0;
-    if (!io->direct && fcntl(io->fd, F_SETFL, flags & ~O_NONBLOCK) != 0) {
-        return fail(errno);
+    status = set_direct(io);
+    if (status != STATUS_OK) {
+        return status;
     }
     if (mode == IO_POSIX_READ_ONLY) {
         return STATUS_OK;
@@ -244,6 +253,33 @@ enum status io_posix_open(struct io_posix *io, const char *path, enum io_posix_m
         if (mode == IO_POSIX_CREATE) {
             unlink(path); /* Ours, and empty: O_EXCL made it. */
         }
+        close(io->fd);
+        io->fd = -1;
+    }
+    return status;
+}
+
+enum status io_posix_open_again(struct io_posix *io, struct io_posix *first, const char *path)
+{
+    assert(first->fd >= 0);
+    const int flags = O_CLOEXEC | O_NOCTTY | O_NONBLOCK | O_RDWR;
+    *io =
+        (struct io_posix){.io = {.ops = &posix_ops, .first = &first->io}, .fd = open(path, flags)};
+    if (io->fd < 0) {
+        return fail(errno);
+    }
+    struct stat info;
+    struct stat info_first;
+    enum status status = STATUS_OK;
+    if (fstat(io->fd, &info) != 0 || fstat(first->fd, &info_first) != 0) {
+        status = fail(errno);
+    } else if (info.st_dev != info_first.st_dev || info.st_ino != info_first.st_ino) {
+        last_errno = EINVAL;
+        status = STATUS_INVALID;
+    } else {
+        status = set_direct(io);
+    }
+    if (status != STATUS_OK) {
         close(io->fd);
         io->fd = -1;
     }

@@ -23,6 +23,12 @@ enum io_posix_mode {
  * CREATE, its directory are synced before anything is read. */
 MUST_CHECK enum status io_posix_open(struct io_posix *io, const char *path,
                                      enum io_posix_mode mode);
+/* Opens the file behind `first`, which `path` must still name, once more: for reading and writing,
+ * without a lock of its own. What a sync of either is told of failures, both know. `first` outlives
+ * it. STATUS_INVALID: the path names another file by now. Else as
+ * above. */
+MUST_CHECK enum status io_posix_open_again(struct io_posix *io, struct io_posix *first,
+                                           const char *path);
 void io_posix_close(struct io_posix *io);
 
 /* errno of this thread's last failed io_posix call. */

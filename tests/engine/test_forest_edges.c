@@ -70,6 +70,139 @@ Test(forest_edges, a_checkpoint_waits_for_the_manifest_blocks_it_names, .exit_co
     exit(0); /* The superblock is written. */
 }
 
+/* ---- Syncs that fail ---------------------------------------------------------------------------
+ */
+
+static uint64_t superblock_sequence(void)
+{
+    return ((const struct superblock *)(const void *)fixture.sim.bytes)->sequence;
+}
+
+/* A checkpoint and a journal entry, both written and not synced, both with their workers. */
+static void bring_two_syncs_together(void)
+{
+    const struct geometry geometry = geometry_tiny();
+    setup(&geometry);
+    const struct forest *forest = fixture.forest;
+    static uint8_t body[128];
+    while (!forest->checkpoint.submitted || forest->checkpoint.done || !forest->journal.writing) {
+        struct fixture_object object = {.a = key_next};
+        fixture_id(object.id, key_next);
+        key_next += 1;
+        fixture_submit(&fixture, REQUEST_KIND_WRITE, body,
+                       fixture_body(body, fixture.groove_id, EVENT_TYPE_INSERT, &object, 1));
+        (void)forest_tick(fixture.forest);
+    }
+}
+
+/* The journal's sync is the first to be told; the one of the grid must not pass for good. */
+Test(forest_edges, no_superblock_names_blocks_that_another_sync_lost)
+{
+    bring_two_syncs_together();
+    const uint64_t sequence = superblock_sequence();
+    const uint64_t durable = fixture.outcome_count - 1; /* Less the create. */
+    sim_io_lose_at_sync(&fixture.sim, 1);
+    cr_assert(workers_run_one(&fixture.journal_worker));
+    fixture.sim.io.sync_failed = false; /* Without it, too: the grid is told itself. */
+    while (!fixture.forest->checkpoint.done) {
+        cr_assert(workers_run_one(&fixture.growth_worker));
+    }
+    cr_assert(ne(int, fixture.forest->checkpoint.status, STATUS_OK));
+    cr_assert(eq(u64, superblock_sequence(), sequence));
+    cr_assert(eq(u64, fixture.outcome_count - 1, durable)); /* Nobody was told more. */
+    fixture_crash(&fixture, 7);
+    fixture_open(&fixture, 0, false);
+    cr_assert(ge(u64, fixture_count(&fixture, READ_INDEX_NONE, NULL, 0), durable));
+    end();
+}
+
+/* The journal's word alone is enough, where only one of them is told (a device's cache). */
+Test(forest_edges, no_superblock_follows_a_failed_sync_of_the_journal)
+{
+    bring_two_syncs_together();
+    const uint64_t sequence = superblock_sequence();
+    sim_io_fail_sync(&fixture.sim, 1, STATUS_IO);
+    cr_assert(workers_run_one(&fixture.journal_worker));
+    while (!fixture.forest->checkpoint.done) {
+        cr_assert(workers_run_one(&fixture.growth_worker));
+    }
+    cr_assert(ne(int, fixture.forest->checkpoint.status, STATUS_OK));
+    cr_assert(eq(u64, superblock_sequence(), sequence));
+    fixture_crash(&fixture, 8);
+    fixture_open(&fixture, 0, false);
+    end();
+}
+
+/* 74: the process ends, and nobody is told that the entry is durable. */
+Test(forest_edges, no_reply_follows_a_failed_sync_of_the_grid, .exit_code = 74)
+{
+    bring_two_syncs_together();
+    const uint64_t outcomes = fixture.outcome_count;
+    sim_io_lose_at_sync(&fixture.sim, 1);
+    while (!fixture.forest->checkpoint.done) {
+        cr_assert(workers_run_one(&fixture.growth_worker));
+    }
+    fixture.sim.io.sync_failed = false; /* Without it, too. */
+    while (fixture.outcome_count == outcomes) {
+        (void)forest_tick(fixture.forest);
+    }
+    exit(0);
+}
+
+/* ---- Definitions that are not durable ----------------------------------------------------------
+ */
+
+/* A refusal says that something is so; until it is durable it waits. */
+Test(forest_edges, a_refusal_waits_for_the_definition_it_rests_on)
+{
+    const struct geometry geometry = geometry_tiny();
+    fixture_init(&fixture, &geometry);
+    fixture_open(&fixture, 0, false);
+    struct groove_spec spec;
+    fixture_spec(&spec, "things");
+    fixture_submit(&fixture, REQUEST_KIND_GROOVE_CREATE, &spec, sizeof spec);
+    const struct forest *forest = fixture.forest;
+    while (forest->commit_executed == 0) {
+        cr_assert(forest_tick(fixture.forest));
+    }
+    cr_assert(forest->journal.writing);
+    cr_assert(eq(u32, forest_grooves(forest, NULL, 0), 0));
+    enum request_result result;
+    const char *reason;
+    cr_assert(eq(int,
+                 forest_batch_add(fixture.forest, REQUEST_KIND_GROOVE_CREATE,
+                                  (const uint8_t *)&spec, sizeof spec, &fixture, &result, &reason),
+                 FOREST_LATER));
+    fixture_settle(&fixture);
+    cr_assert(eq(u32, forest_grooves(forest, NULL, 0), 1));
+    cr_assert(eq(int, fixture_request(&fixture, REQUEST_KIND_GROOVE_CREATE, &spec, sizeof spec),
+                 REQUEST_RESULT_GROOVE_EXISTS));
+
+    cr_assert(fixture_find(&fixture));
+    const char name[NAME_SIZE] = "things";
+    const uint64_t before = forest->commit_executed;
+    fixture_submit(&fixture, REQUEST_KIND_GROOVE_DROP, name, sizeof name);
+    while (forest->commit_executed == before) {
+        cr_assert(forest_tick(fixture.forest));
+    }
+    struct forest_groove_info info;
+    cr_assert(eq(u32, forest_grooves(forest, &info, 1), 1));
+    cr_assert(not(info.dropping));
+    static uint8_t body[128];
+    const struct fixture_object object = {.id = {1}};
+    const uint32_t size = fixture_body(body, fixture.groove_id, EVENT_TYPE_INSERT, &object, 1);
+    cr_assert(eq(int,
+                 forest_batch_add(fixture.forest, REQUEST_KIND_WRITE, body, size, &fixture, &result,
+                                  &reason),
+                 FOREST_LATER));
+    cr_assert(eq(int, fixture_request(&fixture, REQUEST_KIND_WRITE, body, size),
+                 REQUEST_RESULT_UNKNOWN_GROOVE));
+    end();
+}
+
+/* ---- Damage in the grid ------------------------------------------------------------------------
+ */
+
 /* Flips a bit in every block of the grid. */
 static void damage_grid(void)
 {

@@ -114,8 +114,10 @@ bool fixture_try_open(struct forest_fixture *fixture, uint32_t worker_count, boo
     start(&fixture->journal_worker, "journal", threads, capacity);
     start(&fixture->growth_worker, "growth", threads, capacity);
     start(&fixture->readers, "reader", threads ? 2 : 0, capacity);
+    sim_io_open_again(&fixture->sim, &fixture->journal_opening);
     const struct forest_options options = {
         .io = fixture->io,
+        .journal_io = fixture->io == &fixture->sim.io ? &fixture->journal_opening.io : fixture->io,
         .clock = &fixture->clock,
         .doorbell = &fixture->doorbell,
         .compactors = &fixture->compactors,

@@ -26,6 +26,7 @@ struct forest_fixture {
     struct sim_io sim;
     struct io *io; /* &sim.io, unless a test puts another disk there between two opens */
     uint64_t cache_size;
+    struct sim_io_opening journal_opening;
     struct geometry geometry;
     struct doorbell doorbell;
     struct workers compactors, journal_worker, growth_worker, readers;

@@ -9,6 +9,8 @@
 #include "pool/base.h"
 #include "tests/harness/prng.h"
 
+enum { LOST = 2 }; /* in unsynced[] */
+
 static void sim_lock(struct sim_io *sim)
 {
     const int error = pthread_mutex_lock(&sim->mutex);
@@ -76,10 +78,10 @@ static void write_unsynced(struct sim_io *sim, uint64_t offset, const void *buff
     const uint64_t sector_end = div_ceil(offset + size, SECTOR_SIZE);
     for (uint64_t sector = offset / SECTOR_SIZE; sector < sector_end; sector++) {
         if (!sim->unsynced[sector]) {
-            sim->unsynced[sector] = 1;
             sim->unsynced_list[sim->unsynced_count] = sector;
             sim->unsynced_count += 1;
         }
+        sim->unsynced[sector] = 1;
     }
     sim->size = max_u64(sim->size, sector_end * SECTOR_SIZE);
 }
@@ -146,19 +148,31 @@ static enum status sim_write(struct io *io, uint64_t offset, const void *buffer,
 
 static void sync_locked(struct sim_io *sim)
 {
+    uint64_t lost_count = 0;
     for (uint64_t i = 0; i < sim->unsynced_count; i++) {
         const uint64_t sector = sim->unsynced_list[i];
+        if (sim->unsynced[sector] == LOST) {
+            sim->unsynced_list[lost_count] = sector;
+            lost_count += 1;
+            continue;
+        }
         memcpy(sim->durable + sector * SECTOR_SIZE, sim->bytes + sector * SECTOR_SIZE, SECTOR_SIZE);
         sim->unsynced[sector] = 0;
     }
-    sim->unsynced_count = 0;
+    sim->unsynced_count = lost_count;
     sim->size_durable = sim->size;
 }
 
-static enum status sim_sync(struct io *io)
+static void lose_locked(struct sim_io *sim)
 {
-    struct sim_io *sim = sim_of(io);
+    for (uint64_t i = 0; i < sim->unsynced_count; i++) {
+        sim->unsynced[sim->unsynced_list[i]] = LOST;
+    }
+    sim->errors += 1;
+}
 
+static enum status sync_as(struct sim_io *sim, uint64_t *errors_told)
+{
     sim_lock(sim);
     enum status status = STATUS_OK;
     sim->sync_count += 1;
@@ -170,10 +184,20 @@ static enum status sim_sync(struct io *io)
     } else if (fault_fires(&sim->sync_fault)) {
         status = sim->sync_fault.status;
     } else {
+        if (fault_fires(&sim->lose_fault)) {
+            lose_locked(sim);
+        }
         sync_locked(sim);
+        status = *errors_told < sim->errors ? STATUS_IO : STATUS_OK;
+        *errors_told = sim->errors;
     }
     sim_unlock(sim);
     return status;
+}
+
+static enum status sim_sync(struct io *io)
+{
+    return sync_as(sim_of(io), &sim_of(io)->errors_told);
 }
 
 static enum status sim_size(struct io *io, uint64_t *size)
@@ -193,6 +217,49 @@ static const struct io_ops sim_ops = {
     .sync = sim_sync,
     .size = sim_size,
 };
+
+static struct sim_io_opening *opening_of(struct io *io)
+{
+    return container_of(io, struct sim_io_opening, io);
+}
+
+static enum status again_read(struct io *io, uint64_t offset, void *buffer, size_t size)
+{
+    return sim_read(&opening_of(io)->sim->io, offset, buffer, size);
+}
+
+static enum status again_write(struct io *io, uint64_t offset, const void *buffer, size_t size)
+{
+    return sim_write(&opening_of(io)->sim->io, offset, buffer, size);
+}
+
+static enum status again_sync(struct io *io)
+{
+    return sync_as(opening_of(io)->sim, &opening_of(io)->errors_told);
+}
+
+static enum status again_size(struct io *io, uint64_t *size)
+{
+    return sim_size(&opening_of(io)->sim->io, size);
+}
+
+static const struct io_ops again_ops = {
+    .read = again_read,
+    .write = again_write,
+    .sync = again_sync,
+    .size = again_size,
+};
+
+void sim_io_open_again(struct sim_io *sim, struct sim_io_opening *opening)
+{
+    sim_lock(sim);
+    *opening = (struct sim_io_opening){
+        .io = {.ops = &again_ops, .first = &sim->io},
+        .sim = sim,
+        .errors_told = sim->errors,
+    };
+    sim_unlock(sim);
+}
 
 static void *map_zeros(size_t size)
 {
@@ -280,6 +347,11 @@ void sim_io_fail_sync(struct sim_io *sim, uint64_t n, enum status status)
     fault_arm(sim, &sim->sync_fault, n, 0, status);
 }
 
+void sim_io_lose_at_sync(struct sim_io *sim, uint64_t n)
+{
+    fault_arm(sim, &sim->lose_fault, n, 0, STATUS_IO);
+}
+
 void sim_io_tear_write(struct sim_io *sim, uint64_t n, uint64_t keep_size, enum status status)
 {
     fault_arm(sim, &sim->write_fault, n, keep_size, status);
@@ -326,29 +398,37 @@ bool sim_io_armed(struct sim_io *sim)
     sim_lock(sim);
     const bool armed = sim->spoil_countdown > 0 || sim->read_fault.countdown > 0 ||
                        sim->write_fault.countdown > 0 || sim->sync_fault.countdown > 0 ||
-                       sim->power_fault.countdown > 0;
+                       sim->lose_fault.countdown > 0 || sim->power_fault.countdown > 0;
     sim_unlock(sim);
     return armed;
-}
-
-/* What is in `bytes` now becomes the disk after the crash. */
-static void crash_complete(struct sim_io *sim)
-{
-    sim->io.sync_failed = false;
-    sync_locked(sim);
-    sim->spoil_countdown = 0;
-    sim->reads_fail = false;
-    sim->reads_fail_after = false;
-    sim->read_fault = (struct sim_io_fault){0};
-    sim->write_fault = (struct sim_io_fault){0};
-    sim->sync_fault = (struct sim_io_fault){0};
-    sim->power_fault = (struct sim_io_fault){0};
-    sim->power_lost = false;
 }
 
 static void revert(struct sim_io *sim, uint64_t offset, uint64_t size)
 {
     memcpy(sim->bytes + offset, sim->durable + offset, size);
+}
+
+/* What is in `bytes` now becomes the disk after the crash. */
+static void crash_complete(struct sim_io *sim)
+{
+    for (uint64_t i = 0; i < sim->unsynced_count; i++) {
+        const uint64_t sector = sim->unsynced_list[i];
+        if (sim->unsynced[sector] == LOST) {
+            revert(sim, sector * SECTOR_SIZE, SECTOR_SIZE);
+            sim->unsynced[sector] = 1;
+        }
+    }
+    sim->io.sync_failed = false;
+    sync_locked(sim);
+    sim->spoil_countdown = 0;
+    sim->reads_fail = false;
+    sim->reads_fail_after = false;
+    sim->lose_fault = (struct sim_io_fault){0};
+    sim->read_fault = (struct sim_io_fault){0};
+    sim->write_fault = (struct sim_io_fault){0};
+    sim->sync_fault = (struct sim_io_fault){0};
+    sim->power_fault = (struct sim_io_fault){0};
+    sim->power_lost = false;
 }
 
 /* Back to the size of the last sync. What was beyond was never durable, so it is zeros there. */

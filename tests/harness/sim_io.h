@@ -27,6 +27,15 @@ struct sim_io_fault {
     enum status status; /* what the operation returns */
 };
 
+struct sim_io;
+
+/* One more opening of the file. */
+struct sim_io_opening {
+    struct io io; /* First member: the vtable casts back. */
+    struct sim_io *sim;
+    uint64_t errors_told;
+};
+
 struct sim_io {
     struct io io; /* First member: the vtable casts back. Hand &sim->io to the code under test. */
     pthread_mutex_t mutex; /* a leaf: nothing is called under it */
@@ -38,7 +47,9 @@ struct sim_io {
     uint64_t size_limit;   /* writing past it is STATUS_NO_SPACE */
     uint64_t capacity;     /* bytes of both images */
 
-    uint8_t *unsynced;       /* [capacity / SECTOR_SIZE] 1: the sector is in unsynced_list */
+    /* [capacity / SECTOR_SIZE] 0, or the sector is in unsynced_list: 1, or 2 when its write-back
+     * has failed: then reads see it, syncs pass over it, and no crash keeps it. */
+    uint8_t *unsynced;
     uint64_t *unsynced_list; /* [capacity / SECTOR_SIZE] sector numbers, oldest write first */
     uint64_t unsynced_count;
 
@@ -53,6 +64,9 @@ struct sim_io {
     struct sim_io_fault write_fault;
     struct sim_io_fault sync_fault;
     struct sim_io_fault power_fault; /* counts writes and syncs */
+    struct sim_io_fault lose_fault;  /* counts syncs */
+    uint64_t errors;                 /* write-backs that failed */
+    uint64_t errors_told;            /* to sim.io */
     bool power_lost;                 /* every operation fails until sim_io_crash */
 
     uint64_t read_count; /* operations asked for since init, failed ones included */
@@ -77,6 +91,12 @@ void sim_io_fail_read(struct sim_io *sim, uint64_t n, enum status status);
 void sim_io_fail_reads(struct sim_io *sim, uint64_t n, enum status status);
 void sim_io_fail_write(struct sim_io *sim, uint64_t n, enum status status);
 void sim_io_fail_sync(struct sim_io *sim, uint64_t n, enum status status);
+
+/* The n-th sync from now loses all that was written and not synced, as a kernel does when a
+ * write-back fails: it is told once to each opening, at its next sync; later syncs succeed. */
+void sim_io_lose_at_sync(struct sim_io *sim, uint64_t n);
+/* Any number of them; they need no end. */
+void sim_io_open_again(struct sim_io *sim, struct sim_io_opening *opening);
 
 /* Of the n-th write from now only the first `keep_size` bytes reach the file, and it returns
  * `status`: STATUS_OK with keep_size 0 is a lost write that nobody was told of. */

@@ -160,6 +160,29 @@ Test(io_posix, lock_dies_with_its_process)
     io_posix_close(&io);
 }
 
+Test(io_posix, a_second_opening_is_of_the_same_file)
+{
+    struct io_posix again;
+    cr_assert(eq(int, io_posix_open(&io, path, IO_POSIX_CREATE), STATUS_OK));
+    cr_assert(eq(int, io_write(&io.io, 0, written, SIZE), STATUS_OK));
+    cr_assert(eq(int, io_posix_open_again(&again, &io, path), STATUS_OK));
+    cr_assert(ne(int, again.fd, io.fd));
+    cr_assert(eq(int, again.direct, io.direct));
+    cr_assert(eq(int, io_read(&again.io, 0, buffer, SIZE), STATUS_OK));
+    cr_assert(eq(int, memcmp(buffer, written, SIZE), 0));
+    cr_assert(eq(int, io_sync(&again.io), STATUS_OK));
+    io_posix_close(&again); /* The lock stays with the first. */
+    struct io_posix other;
+    cr_assert(eq(int, io_posix_open(&other, path, IO_POSIX_OPEN), STATUS_LOCKED));
+
+    cr_assert(eq(int, rename(path, other_path), 0));
+    cr_assert(eq(int, io_posix_open_again(&again, &io, path), STATUS_NOT_FOUND));
+    cr_assert(eq(int, io_posix_open(&other, path, IO_POSIX_CREATE), STATUS_OK));
+    io_posix_close(&other);
+    cr_assert(eq(int, io_posix_open_again(&again, &io, path), STATUS_INVALID));
+    io_posix_close(&io);
+}
+
 Test(io_posix, unaligned_access_is_a_bug, .signal = SIGABRT)
 {
     cr_assert(eq(int, io_posix_open(&io, path, IO_POSIX_CREATE), STATUS_OK));

@@ -139,3 +139,32 @@ Test(sim_io, flip_and_load_are_durable)
     sim_io_load(&sim, buffer, SECTOR_SIZE);
     cr_assert(eq(u8, sim.bytes[SECTOR_SIZE], 0));
 }
+
+/* What the disk says; io_sync remembers. */
+static enum status told(struct io *io)
+{
+    return io->ops->sync(io);
+}
+
+Test(sim_io, a_lost_write_back_is_told_once_to_each_opening)
+{
+    struct sim_io_opening again;
+    sim_io_open_again(&sim, &again);
+    cr_assert(eq(int, write_letter(0, 2, 'a'), STATUS_OK));
+    cr_assert(eq(int, told(&again.io), STATUS_OK));
+    cr_assert(eq(int, write_letter(0, 1, 'b'), STATUS_OK));
+    sim_io_lose_at_sync(&sim, 1);
+    cr_assert(eq(int, told(&sim.io), STATUS_IO));
+    cr_assert(not(sim_io_armed(&sim)));
+    cr_assert(eq(int, told(&sim.io), STATUS_OK)); /* The news is gone, and so are the bytes. */
+    cr_assert(eq(int, told(&again.io), STATUS_IO));
+    cr_assert(eq(int, told(&again.io), STATUS_OK));
+    sim_io_open_again(&sim, &again);
+    cr_assert(eq(int, told(&again.io), STATUS_OK));
+    cr_assert(eq(int, io_read(&again.io, 0, buffer, SECTOR_SIZE), STATUS_OK));
+    cr_assert(eq(u8, buffer[0], 'b'));
+    cr_assert(eq(int, write_letter(1, 1, 'c'), STATUS_OK));
+    sim_io_crash_keep_all(&sim);
+    cr_assert(eq(u8, sim.bytes[0], 'a'));
+    cr_assert(eq(u8, sim.bytes[SECTOR_SIZE], 'c'));
+}
