@@ -541,11 +541,23 @@ void forest_execute(struct forest *forest, struct batch *batch, uint64_t timesta
 /* ---- Committing --------------------------------------------------------------------------------
  */
 
+bool forest_run_room(struct forest *forest)
+{
+    for (uint32_t i = 0; i < forest->geometry.tree_count_max; i++) {
+        struct tree *tree = &forest->trees[i];
+        if (tree->used && !tree->dropping &&
+            !tree_has_room_for_run(tree, &forest->arena, &forest->nodes, &forest->tree_versions)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 /* Room in memory for the batch's runs, and for the versions that will see them. What is missing is
  * held by readers of old versions, who can be made to give it back. */
 static bool memory_room(struct forest *forest, const struct batch *batch)
 {
-    return forest_version_room(forest) &&
+    return forest_version_room(forest) && forest_run_room(forest) &&
            run_arena_has_room(&forest->arena, batch_room(batch), 1, batch_room_runs(batch));
 }
 

@@ -226,6 +226,8 @@ void forest_execute(struct forest *forest, struct batch *batch, uint64_t timesta
 /* The newest version, made of the trees as they are; not yet published. */
 struct version *forest_version_make(struct forest *forest);
 bool forest_version_room(struct forest *forest);
+/* Each tree can take one more run; runs are merged where they are too many. */
+bool forest_run_room(struct forest *forest);
 bool forest_versions_collect(struct forest *forest);
 /* Takes the oldest version that readers hold from them. True: something came back. */
 bool forest_versions_revoke(struct forest *forest);

@@ -455,7 +455,8 @@ static void replay_next(struct forest *forest)
 static bool replay_execute(struct forest *forest)
 {
     struct batch *batch = forest->preparing;
-    if (forest->stage != BATCH_STAGE_PREPARED || !forest_version_room(forest)) {
+    if (forest->stage != BATCH_STAGE_PREPARED || !forest_version_room(forest) ||
+        !forest_run_room(forest)) {
         return false;
     }
     /* The bar before the checkpoint takes no block: its merges are in the checkpoint already. After

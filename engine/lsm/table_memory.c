@@ -46,16 +46,21 @@ static uint64_t neighbours_value_count(const struct table_memory *table, uint32_
     return table->runs[index]->value_count + table->runs[index + 1]->value_count;
 }
 
-static void merge_smallest(struct table_memory *table, struct run_arena *arena,
-                           const struct tree_shape *shape)
+bool table_memory_merge_smallest(struct table_memory *table, struct run_arena *arena,
+                                 const struct tree_shape *shape)
 {
+    assert(table->run_count >= 2);
     uint32_t smallest = 0;
     for (uint32_t i = 1; i + 1 < table->run_count; i++) {
         if (neighbours_value_count(table, i) < neighbours_value_count(table, smallest)) {
             smallest = i;
         }
     }
+    if (!run_arena_has_room(arena, neighbours_value_count(table, smallest), shape->value_size, 1)) {
+        return false;
+    }
     merge_neighbours(table, arena, shape, smallest);
+    return true;
 }
 
 /* Whether the newest run and the one before it are due: alike in size (so each value is merged
@@ -84,7 +89,9 @@ static void push(struct table_memory *table, struct run_arena *arena,
     assert(run->value_size == shape->value_size);
 
     if (table->run_count == TABLE_MEMORY_RUN_MAX) {
-        merge_smallest(table, arena, shape);
+        const bool merged = table_memory_merge_smallest(table, arena, shape);
+        assert(merged); /* tree_has_room_for_run saw to it that there is room, or no need. */
+        (void)merged;
     }
     table->runs[table->run_count] = run;
     table->run_count += 1;

@@ -22,9 +22,14 @@ struct table_memory {
     uint64_t tombstone_count; /* likewise */
 };
 
-/* Takes over the caller's reference to `run`, then merges small neighbours. */
+/* Takes over the caller's reference to `run`, then merges small neighbours. At most
+ * TABLE_MEMORY_RUN_MAX - 1 runs are there, or the arena has room to merge two. */
 void table_memory_add(struct table_memory *table, struct run_arena *arena,
                       const struct tree_shape *shape, struct run *run);
+/* Merges the two neighbours with the fewest values; of two runs at least. False: the arena has no
+ * room for that. */
+MUST_CHECK bool table_memory_merge_smallest(struct table_memory *table, struct run_arena *arena,
+                                            const struct tree_shape *shape);
 /* Moves all of `newer`'s runs on top of `older`'s; `newer` is left empty. */
 void table_memory_absorb(struct table_memory *older, struct table_memory *newer,
                          struct run_arena *arena, const struct tree_shape *shape);

@@ -142,6 +142,27 @@ void tree_deinit(struct tree *tree, struct run_arena *arena, struct node_pool *n
     *tree = (struct tree){.level_nodes = tree->level_nodes};
 }
 
+bool tree_has_room_for_run(struct tree *tree, struct run_arena *arena, struct node_pool *nodes,
+                           struct tree_version_pool *versions)
+{
+    assert(tree->used);
+    struct table_memory *mutable_table = &tree->mutable_table;
+    struct table_memory *immutable_table = &tree->immutable_table;
+    assert(!tree->absorbing || !tree->flushing); /* A job reads the runs that it writes. */
+    for (;;) {
+        const uint32_t absorbed = tree->absorbing ? immutable_table->run_count : 0;
+        if (mutable_table->run_count + absorbed < TABLE_MEMORY_RUN_MAX) {
+            return true;
+        }
+        version_invalidate(tree, arena, nodes, versions); /* It keeps the runs that are merged. */
+        struct table_memory *table =
+            absorbed > mutable_table->run_count ? immutable_table : mutable_table;
+        if (!table_memory_merge_smallest(table, arena, &tree->shape)) {
+            return false;
+        }
+    }
+}
+
 void tree_add_run(struct tree *tree, struct run_arena *arena, struct node_pool *nodes,
                   struct tree_version_pool *versions, struct run *run)
 {

@@ -61,6 +61,12 @@ void tree_init(struct tree *tree, const struct tree_shape *shape, uint32_t bar_v
 void tree_deinit(struct tree *tree, struct run_arena *arena, struct node_pool *nodes,
                  struct tree_version_pool *versions);
 
+/* Merges runs until one more can be added, and what absorbs can be swapped behind it, without
+ * merging. While merges are never put off there are far fewer runs: those of more than 1/64 of a
+ * table, at most 64, and a chain of halves. They are put off while readers keep memory, so: False:
+ * the arena has no room for a merge; readers will give it back. */
+MUST_CHECK bool tree_has_room_for_run(struct tree *tree, struct run_arena *arena,
+                                      struct node_pool *nodes, struct tree_version_pool *versions);
 /* Takes over one reference to `run`: the values of one batch. */
 void tree_add_run(struct tree *tree, struct run_arena *arena, struct node_pool *nodes,
                   struct tree_version_pool *versions, struct run *run);

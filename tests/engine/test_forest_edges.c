@@ -317,6 +317,52 @@ Test(forest_edges, a_reader_that_never_ends_holds_up_no_commit)
     end();
 }
 
+/* While readers keep memory, runs are not merged; when a tree can take no more of them, the batch
+ * waits for the room to merge some. */
+Test(forest_edges, a_batch_waits_for_room_to_merge_runs)
+{
+    struct geometry geometry = geometry_tiny();
+    geometry.bar_journal_size = 4 * 1024 * 1024;
+    geometry.journal_size = geometry.checkpoint_journal_size + 3 * geometry.bar_journal_size +
+                            5 * journal_entry_size_max(&geometry);
+    setup(&geometry);
+    struct forest *forest = fixture.forest;
+    struct run_arena *arena = &forest->arena;
+    const struct tree *tree = forest->trees;
+    const struct catalog_groove *groove = catalog_find(&forest->catalog, fixture.groove_id);
+    const uint64_t room =
+        run_arena_segments(2 * groove_write_size(&groove->schema->schema, 1) + RUN_SEGMENT_SIZE, 1,
+                           3 * GROOVE_TREE_COUNT_MAX + 3);
+    uint64_t kept = 0;
+    for (uint32_t i = 0; tree->mutable_table.run_count < TABLE_MEMORY_RUN_MAX; i++) {
+        cr_assert(lt(u32, i, TABLE_MEMORY_RUN_MAX + 8));
+        fixture_settle(&fixture);
+        /* Each insert's own room, and none for merges: as if readers kept the rest. */
+        arena->free_segment_count += kept;
+        kept = arena->free_segment_count - room;
+        arena->free_segment_count -= kept;
+        cr_assert(eq(int, insert(1), REQUEST_RESULT_OK));
+    }
+    fixture_settle(&fixture);
+    arena->free_segment_count += kept;
+    /* Merging takes of it, and the last version keeps what was merged. */
+    kept = arena->free_segment_count - room;
+    arena->free_segment_count = room;
+    static uint8_t body[128];
+    struct fixture_object object = {.a = 1};
+    fixture_id(object.id, key_next);
+    const uint64_t outcomes = fixture.outcome_count;
+    fixture_submit(&fixture, REQUEST_KIND_WRITE, body,
+                   fixture_body(body, fixture.groove_id, EVENT_TYPE_INSERT, &object, 1));
+    fixture_tick(&fixture);
+    cr_assert(eq(u64, fixture.outcome_count, outcomes));
+    arena->free_segment_count += kept;
+    fixture_settle(&fixture);
+    cr_assert(eq(u64, fixture.outcome_count, outcomes + 1));
+    cr_assert(eq(u64, fixture_count(&fixture, READ_INDEX_NONE, NULL, 0), key_next));
+    end();
+}
+
 /* Whatever is missing below the limit is grown or, once it cannot be, refused. */
 Test(forest_edges, a_file_at_its_limit_of_blocks_refuses)
 {
