@@ -104,6 +104,8 @@ static void damage(struct forest *forest, enum status status, uint64_t address, 
 static void half_bar_commence(struct forest *forest, bool even)
 {
     forest->schedule.purge = forest->purge;
+    forest->schedule.only_limits =
+        !even && forest->low && forest_space_only_limits(forest, forest->op);
     const bool planned =
         compaction_half_bar_commence(&forest->schedule, even, half_bar_last_op(forest) + 1);
     if (!planned) {

@@ -90,6 +90,8 @@ struct forest_space {
     uint64_t grown; /* blocks of the file, as counted into hand */
     uint64_t floating; /* released, and free after the next joins: as of the last look */
     uint64_t step;     /* what may be taken from hand before the next look */
+    uint64_t step_low; /* the same behind an entry that says that space is low */
+    uint64_t limits;   /* of it, by the next first half that merges only what is at its limit */
     bool retry;        /* growth that has failed: with the next write, once in a bar */
 };
 
@@ -248,6 +250,9 @@ bool forest_beat_tick(struct forest *forest);
 void forest_bar_commence(struct forest *forest);
 
 /* forest_space.c */
+/* Whether the first half of the bar that begins after `op`, if space is low, merges only what is at
+ * its level's limit. */
+bool forest_space_only_limits(const struct forest *forest, uint64_t op);
 /* Counts what is free, and what the next two half-bars can take. No reservation is open. */
 void forest_space_look(struct forest *forest, bool middle);
 /* Whether a request of this kind may be journaled now, beside what `batch` holds. Asks for growth;

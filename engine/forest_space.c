@@ -14,8 +14,10 @@
  * While the file can grow, a batch that finds less than `plenty` waits until it has. When it cannot
  * (the device is full, or the limit of blocks is reached), space is *low*, and each journal entry
  * says so (JOURNAL_FLAG_LOW), because what follows must be the same in every replay: every bar ends
- * in a checkpoint, so what merges released is free again a bar later, and idle beats merge every
- * table with a tombstone down, until none is left. Whether a batch is accepted then goes by what is
+ * in a checkpoint, so what merges released is free again a bar later; the first half of every other
+ * bar merges only what is at its level's limit, so that what the one before released is back when
+ * the next takes more; and idle beats merge every table with a tombstone down, until none is left.
+ * Whether a batch is accepted then goes by what is
  * in hand and what is on its way back together:
  *
  *     |<---- settled: free, or free after the next joins ---->|
@@ -25,10 +27,11 @@
  *       write: this, too ..............................^.......^
  *
  * `cycle` is what merges take from one join to the next without anything new: what the first half
- * released and does not have back, the second half, a checkpoint, and the next first half. It is
- * reckoned for any distribution of the values over the levels, so it holds until all is settled:
- * merges add no values, so idle beats never run out of room once it was kept. A batch's entries
- * count four times: in a table, and in each of those three half-bars. The margin is what removes
+ * released and does not have back, the second half, a checkpoint, and the next first half. One of
+ * the two first halves is of those that merge little. It is reckoned for any distribution of the
+ * values over the levels, so it holds until all is settled: merges add no values, so idle beats
+ * never run out of room once it was kept. A batch's entries count four times: in a table, and in
+ * each of those three half-bars. The margin is what removes
  * live on until merges have carried their tombstones to what they hide; then they have it back. So
  * whoever may remove at all can go on to the last object, with pauses for merges.
  *
@@ -46,7 +49,7 @@ enum {
     TABLES_PER_TREE = 14, /* 7 jobs in two half-bars, each two tables more than it removes */
     BATCH_SHARES = 4,     /* a table, and three half-bars that may rewrite it */
     MARGIN_BATCHES = 8,   /* largest batches, as shares count them twice */
-    MARGIN_FRACTION = 8,  /* of the file, if that is less */
+    MARGIN_FRACTION = 16, /* of the file, if that is less */
 };
 
 static uint64_t used_tree_count(const struct forest *forest)
@@ -70,9 +73,30 @@ static uint64_t trailer_blocks(const struct forest *forest, uint64_t grown)
            trailer_block_count(geometry->block_size, 2 * 8 * div_ceil(reach, 64));
 }
 
-static uint64_t words_left(uint32_t odd_jobs, uint32_t even_jobs)
+static uint64_t words_left(uint64_t jobs)
 {
-    return WORD_BLOCKS * (1 + max_u64(odd_jobs, even_jobs)); /* 1: the manifest log's */
+    return WORD_BLOCKS * (1 + jobs); /* 1: the manifest log's */
+}
+
+bool forest_space_only_limits(const struct forest *forest, uint64_t op)
+{
+    return op / forest->geometry.bar_beats % 2 == 1;
+}
+
+/* Two half-bars: with `middle` those around the end of a bar, else those of a bar that begins. */
+static uint64_t step_of(const struct forest *forest, const struct compaction_needs *needs,
+                        bool middle)
+{
+    const struct free_set *set = &forest->free_set;
+    const uint64_t manifest = forest->manifest_log.half_bar_block_max;
+    const uint64_t words = words_left(max_u64(needs->odd_jobs, needs->even_jobs));
+    const uint64_t both = needs->odd_blocks + needs->even_blocks + 2 * manifest + words;
+    if (middle) {
+        return both + trailer_blocks(forest, forest->space.grown);
+    }
+    /* The join in the middle comes before the second half takes anything. */
+    const uint64_t returning = forest->join_owed ? set->releasing_count : 0;
+    return max_u64(needs->odd_blocks + manifest + words, both - min_u64(both, returning));
 }
 
 void forest_space_look(struct forest *forest, bool middle)
@@ -80,23 +104,21 @@ void forest_space_look(struct forest *forest, bool middle)
     struct forest_space *space = &forest->space;
     const struct free_set *set = &forest->free_set;
     assert(set->reservation_count == 0);
-    const struct compaction_needs needs = compaction_needs(&forest->schedule);
-    const uint64_t manifest = forest->manifest_log.half_bar_block_max;
-    const uint64_t words = words_left(needs.odd_jobs, needs.even_jobs);
-    const uint64_t both = needs.odd_blocks + needs.even_blocks + 2 * manifest + words;
     space->grown = atomic_load(&forest->grid.block_count);
     space->hand = free_set_count_free_below(set, space->grown);
     /* The last checkpoint's trailers are released, too, but the next one takes as many. */
     assert(set->released_count >= forest->trailer_count);
     space->floating = set->released_count - forest->trailer_count + set->releasing_count;
     space->retry |= !middle;
-    if (middle) {
-        space->step = both + trailer_blocks(forest, space->grown);
-    } else {
-        /* The join in the middle comes before the second half takes anything. */
-        const uint64_t returning = forest->join_owed ? set->releasing_count : 0;
-        space->step = max_u64(needs.odd_blocks + manifest + words, both - min_u64(both, returning));
-    }
+    const struct compaction_needs all = compaction_needs(&forest->schedule, false);
+    const struct compaction_needs limits = compaction_needs(&forest->schedule, true);
+    /* The next first half is planned now, by what the last entry said; or, at the middle, later, by
+     * what the next entries will say. */
+    const uint64_t op = middle ? forest->op + forest->geometry.bar_beats : forest->op;
+    const bool only_limits = (middle || forest->low) && forest_space_only_limits(forest, op);
+    space->step = step_of(forest, &all, middle);
+    space->step_low = step_of(forest, only_limits ? &limits : &all, middle);
+    space->limits = limits.odd_blocks;
 }
 
 /* Entries of the events in `batch`, as tables of their own, at most. */
@@ -118,11 +140,11 @@ static uint64_t batch_blocks(const struct forest *forest, const struct batch *ba
 /* What must be settled for a request that keeps something to be accepted; without the margin. */
 static uint64_t settled_needed(const struct forest *forest, const struct batch *batch)
 {
+    uint32_t jobs;
     uint64_t shared;
-    const struct compaction_needs needs = compaction_needs_settling(&forest->schedule, &shared);
-    return 2 * needs.odd_blocks + needs.even_blocks + shared +
-           2ull * forest->manifest_log.half_bar_block_max +
-           words_left(needs.odd_jobs, needs.even_jobs) +
+    const uint64_t both = compaction_blocks_settling(&forest->schedule, &jobs, &shared);
+    return both + forest->space.limits + shared + 2ull * forest->manifest_log.half_bar_block_max +
+           words_left(jobs / 2 + used_tree_count(forest)) +
            trailer_blocks(forest, forest->space.grown) +
            compaction_blocks_in_memory(&forest->schedule) +
            BATCH_SHARES * batch_blocks(forest, batch);
@@ -153,7 +175,7 @@ static bool room_for(struct forest *forest, enum request_space kind, const struc
 {
     const struct forest_space *space = &forest->space;
     const uint64_t tables = TABLES_PER_TREE * used_tree_count(forest);
-    if (space->hand < space->step || tables_left(forest) < tables) {
+    if (space->hand < space->step_low || tables_left(forest) < tables) {
         return false;
     }
     if (kind == REQUEST_SPACE_NONE) {

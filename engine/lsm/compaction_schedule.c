@@ -75,14 +75,17 @@ void compaction_schedule_deinit(struct compaction_schedule *schedule)
 
 /* The table of `level` that goes down in this half-bar, or NULL: at the level's limit the one with
  * the least overlap; below it, the first with too many tombstones, or with any. */
-static const struct table_info *choose_source(const struct tree *tree, uint32_t level, bool purge)
+static const struct table_info *choose_source(const struct compaction_schedule *schedule,
+                                              const struct tree *tree, uint32_t level)
 {
+    const bool purge = schedule->purge;
     const struct manifest_level *upper = &tree->levels[level];
     uint32_t overlap;
     if (upper->table_count >= level_limit(level)) {
         return manifest_level_least_overlap(upper, &tree->levels[level + 1], &overlap);
     }
-    if ((purge ? tree->tombstone_any[level] : tree->tombstone_due[level]) == 0) {
+    if (schedule->only_limits ||
+        (purge ? tree->tombstone_any[level] : tree->tombstone_due[level]) == 0) {
         return NULL;
     }
     for (struct manifest_position position = manifest_level_first(upper);;
@@ -277,7 +280,7 @@ static bool plan_memory(struct compaction_schedule *schedule, struct tree *tree,
 static bool plan_level(struct compaction_schedule *schedule, struct tree *tree, uint32_t level,
                        uint64_t op)
 {
-    const struct table_info *source = choose_source(tree, level, schedule->purge);
+    const struct table_info *source = choose_source(schedule, tree, level);
     if (source == NULL) {
         return true;
     }
@@ -648,7 +651,8 @@ static void needs_add(struct compaction_needs *needs, int level, uint64_t blocks
     }
 }
 
-struct compaction_needs compaction_needs(const struct compaction_schedule *schedule)
+struct compaction_needs compaction_needs(const struct compaction_schedule *schedule,
+                                         bool odd_only_limits)
 {
     struct compaction_needs needs = {0};
     for (uint32_t i = 0; i < schedule->tree_count; i++) {
@@ -668,10 +672,11 @@ struct compaction_needs compaction_needs(const struct compaction_schedule *sched
                 const uint64_t values = tree->level_values[level];
                 source = min_u64(values + brought, table);
                 /* This bar's outputs can fill a level that is not at its limit yet. */
-                const bool now =
-                    tree->levels[level].table_count + 2 >= level_limit((uint32_t)level) ||
-                    tree->tombstone_any[level] > 0;
-                const bool needed = now || above;
+                const bool limits = odd_only_limits && !level_is_even_target(level);
+                const bool full =
+                    tree->levels[level].table_count + 2 >= level_limit((uint32_t)level);
+                const bool now = full || (!limits && tree->tombstone_any[level] > 0);
+                const bool needed = now || (!limits && above);
                 above = now;
                 brought = now ? min_u64(values, table) : 0;
                 if (!needed) {
@@ -701,10 +706,11 @@ static uint64_t tree_values(const struct tree *tree)
     return values;
 }
 
-struct compaction_needs compaction_needs_settling(const struct compaction_schedule *schedule,
-                                                  uint64_t *blocks_shared)
+uint64_t compaction_blocks_settling(const struct compaction_schedule *schedule, uint32_t *jobs,
+                                    uint64_t *blocks_shared)
 {
-    struct compaction_needs needs = {0};
+    uint64_t blocks = 0;
+    *jobs = 0;
     *blocks_shared = 0;
     for (uint32_t i = 0; i < schedule->tree_count; i++) {
         const struct tree *tree = &schedule->trees[i];
@@ -714,29 +720,22 @@ struct compaction_needs compaction_needs_settling(const struct compaction_schedu
         }
         const struct geometry *geometry = schedule->geometry;
         const struct tree_shape *shape = &tree->shape;
-        int deepest = 0;
-        for (int level = 1; level < LEVEL_COUNT - 1; level++) {
-            deepest = tree->levels[level].table_count > 0 ? level : deepest;
+        uint32_t sources = 2; /* memory, level 0, and so on to the deepest level with tables */
+        for (uint32_t level = 1; level < LEVEL_COUNT - 1; level++) {
+            sources = tree->levels[level].table_count > 0 ? level + 2 : sources;
         }
-        uint32_t jobs[2] = {0}; /* of odd targets, of even ones */
-        for (int level = LEVEL_MEMORY; level <= deepest; level++) {
-            jobs[level_is_even_target(level)] += 1;
+        /* One half-bar's targets are the other's sources: so each value is at most once among the
+         * targets of both, and each job adds a table. Each may end in partly filled blocks. */
+        const uint64_t table = min_u64(shape->value_count_max, values);
+        const uint64_t targets = min_u64(values, sources * COMPACTION_TARGET_MAX * table);
+        blocks +=
+            compaction_output_blocks_max(geometry, shape, targets + sources * table) + 4 * sources;
+        *jobs += sources;
+        if (tree_table_count(tree) > COMPACTION_TARGET_MAX) { /* Else none overlaps so many. */
+            *blocks_shared += sources * compaction_output_blocks_max(geometry, shape, table);
         }
-        /* The inputs of one half-bar's jobs have no value in common. Each job may end in partly
-         * filled blocks. */
-        const uint64_t table = shape->value_count_max;
-        for (int even = 0; even < 2; even++) {
-            const uint64_t inputs =
-                min_u64(values, jobs[even] * (1 + COMPACTION_TARGET_MAX) * table);
-            const uint64_t blocks =
-                compaction_output_blocks_max(geometry, shape, inputs) + 4 * jobs[even];
-            *(even ? &needs.even_blocks : &needs.odd_blocks) += blocks;
-            *(even ? &needs.even_jobs : &needs.odd_jobs) += jobs[even];
-        }
-        *blocks_shared += (jobs[0] + jobs[1]) *
-                          compaction_output_blocks_max(geometry, shape, min_u64(values, table));
     }
-    return needs;
+    return blocks;
 }
 
 uint64_t compaction_blocks_in_memory(const struct compaction_schedule *schedule)

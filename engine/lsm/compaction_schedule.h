@@ -45,9 +45,10 @@ struct compaction_schedule {
     uint64_t *released;     /* [released_max] lists of the jobs, bump allocated */
     uint64_t released_max, released_used;
     uint64_t bytes_total; /* of this half-bar's jobs */
-    bool purge;  /* the forest's: any tombstone makes its table due; looked at by each commence */
-    bool active; /* between commence and complete */
-    bool even;   /* second half: even targets */
+    bool purge;       /* the forest's, for the next commence: any tombstone makes its table due */
+    bool only_limits; /* likewise: no tombstone does */
+    bool active;      /* between commence and complete */
+    bool even;        /* second half: even targets */
 
     uint64_t half_bar_count; /* since open, for stat */
     uint64_t moved_count, merged_count, spilled_count;
@@ -110,12 +111,14 @@ struct compaction_needs {
     uint64_t odd_blocks, even_blocks; /* reserved for the jobs of one such half-bar */
     uint32_t odd_jobs, even_jobs;     /* each may leave most of a word of the free set unused */
 };
-/* At most, in the next two half-bars, whichever comes first, as the trees are now. */
-struct compaction_needs compaction_needs(const struct compaction_schedule *schedule);
-/* At most, in any half-bar from now on in which nothing was added to the trees: however their
- * values have moved down meanwhile. And blocks that tables may come to hold beyond their values:
- * a table merged down in part keeps all of its own. */
-struct compaction_needs compaction_needs_settling(const struct compaction_schedule *schedule,
-                                                  uint64_t *blocks_shared);
+/* At most, in the next two half-bars, whichever comes first, as the trees are now. With
+ * `odd_only_limits` the one of odd targets is planned with only_limits. */
+struct compaction_needs compaction_needs(const struct compaction_schedule *schedule,
+                                         bool odd_only_limits);
+/* At most, in any two half-bars from now on in which nothing was added to the trees, together:
+ * however their values have moved down meanwhile. *blocks_shared: what tables may come to hold
+ * beyond their values: one that is merged down in part keeps all of its own blocks. */
+uint64_t compaction_blocks_settling(const struct compaction_schedule *schedule, uint32_t *jobs,
+                                    uint64_t *blocks_shared);
 /* Blocks of the tables that the memory tables will become. */
 uint64_t compaction_blocks_in_memory(const struct compaction_schedule *schedule);

@@ -387,7 +387,7 @@ static void decide_absorption(void)
 
 static uint64_t foreseen(void)
 {
-    const struct compaction_needs needs = compaction_needs(&world.schedule);
+    const struct compaction_needs needs = compaction_needs(&world.schedule, false);
     return needs.odd_blocks + needs.even_blocks;
 }
 
