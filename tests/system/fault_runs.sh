@@ -87,6 +87,9 @@ kill_in()
 reported() { awk -v name="$1" '$1 == name {print $2}' report; }
 
 mkfifo never
+for tool in fault_run history_client; do
+    [ -x "$TOOLS/$tool" ] || { not_ok "$tool is built" "no $TOOLS/$tool"; exit 1; }
+done
 if ! "$TOOLS/fault_run" -- true 2>fault_run.log; then
     ok "fault_runs # skip: no program can be traced here: $(cat fault_run.log)"
     exit 0
