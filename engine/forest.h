@@ -205,7 +205,8 @@ struct forest_groove_info {
     uint64_t object_count;              /* as of the last durable commit */
     const struct groove_schema *schema; /* valid until the next forest_tick */
 };
-/* The grooves of the catalog, as of the last durable commit. Returns how many there are; fills up to `max`. */
+/* The grooves of the catalog, as of the last durable commit. Returns how many there are; fills up
+ * to `max`. */
 uint32_t forest_grooves(const struct forest *forest, struct forest_groove_info *grooves,
                         uint32_t max);
 

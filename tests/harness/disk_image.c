@@ -278,7 +278,7 @@ void image_io_init(struct image_io *disk, uint64_t sector_max, struct sector_are
                    uint64_t journal_first, uint64_t journal_end)
 {
     *disk = (struct image_io){
-        .io = {&disk_ops},
+        .io = {.ops = &disk_ops},
         .mutex = PTHREAD_MUTEX_INITIALIZER,
         .arena = arena,
         .journal_first = journal_first,
