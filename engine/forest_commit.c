@@ -599,14 +599,25 @@ static bool commit(struct forest *forest)
     return true;
 }
 
+/* Whosever sync it was: nothing can become durable any more, so nothing would ever be answered. */
+static void stop_if_sync_failed(struct forest *forest)
+{
+    if (grid_sync_failed(&forest->grid)) {
+        fatal(STATUS_IO, "forest.sync",
+              "the data file could not be synced; what reached the disk is unknown",
+              "check the disk; restarting recovers every acknowledged request");
+    }
+}
+
 static bool reap_journal(struct forest *forest)
 {
     enum status status;
     if (!journal_reap(&forest->journal, &status)) {
         return false;
     }
-    if (status != STATUS_OK || grid_sync_failed(&forest->grid)) {
-        fatal(status == STATUS_OK ? STATUS_IO : status, "forest.journal",
+    stop_if_sync_failed(forest); /* It may have failed for us. */
+    if (status != STATUS_OK) {
+        fatal(status, "forest.journal",
               "the journal could not be written or synced; what reached the disk is unknown",
               "check the disk; restarting recovers every acknowledged request");
     }
@@ -630,6 +641,7 @@ static bool reap_journal(struct forest *forest)
 
 bool forest_commit_tick(struct forest *forest)
 {
+    stop_if_sync_failed(forest);
     bool progressed = reap_journal(forest);
     progressed |= forest_versions_collect(forest);
     progressed |= forest_beat_tick(forest);

@@ -244,6 +244,19 @@ static enum request_result lookup(uint64_t first, uint32_t count)
 
 /* A join that came with the beats of the newest commit excuses nothing: there is no newer version
  * to ask, and there will be none. */
+/* A checkpoint's, say, which is joined only when somebody writes; and who writes waits for growth,
+ * which is not begun any more. */
+Test(forest_edges, a_sync_that_failed_for_anybody_stops_the_store, .exit_code = 74)
+{
+    const struct geometry geometry = geometry_tiny();
+    fixture_init(&fixture, &geometry);
+    fixture_open(&fixture, 0, false);
+    sim_io_fail_sync(&fixture.sim, 1, STATUS_IO);
+    cr_assert_eq(io_sync(&fixture.sim.io), STATUS_IO);
+    fixture_tick(&fixture);
+    fixture_close(&fixture); /* Not reached: the exit code would be 0. */
+}
+
 Test(forest_edges, damage_after_the_last_join_is_reported)
 {
     const struct geometry geometry = geometry_tiny();

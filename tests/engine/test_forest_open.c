@@ -126,3 +126,21 @@ Test(forest_open, a_full_disk_is_not_called_damage, .init = setup, .fini = teard
 {
     writes_fail(STATUS_NO_SPACE);
 }
+
+Test(forest_open, a_sync_that_fails_ends_the_open, .init = setup, .fini = teardown)
+{
+    uint64_t syncs = 1;
+    for (bool opened = false; !opened; syncs += 1) {
+        sim_io_fail_sync(&fixture.sim, syncs, STATUS_IO);
+        opened = fixture_try_open(&fixture, 0, false);
+        const bool fired = !sim_io_armed(&fixture.sim);
+        cr_assert_eq(opened, !fired, "sync %llu", (unsigned long long)syncs);
+        cr_assert(opened || fixture.open_status == STATUS_IO, "sync %llu: %s",
+                  (unsigned long long)syncs, fixture.open_reason);
+        sim_io_fail_sync(&fixture.sim, 0, STATUS_OK);
+        if (!opened) {
+            sim_io_reopen(&fixture.sim);
+        }
+    }
+    cr_assert_gt(syncs, 2);
+}
