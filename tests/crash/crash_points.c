@@ -13,22 +13,20 @@
  * Images are shared out to processes by their hash. A process that dies (an assertion, a fatal
  * error) leaves the state that it was looking at to be named by its parent. */
 #include <assert.h>
-#include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/wait.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "engine/forest_internal.h"
 #include "pool/base.h"
 #include "pool/log.h"
 #include "tests/harness/crash_states.h"
 #include "tests/harness/model_driver.h"
+#include "tests/harness/processes.h"
 
 enum {
     SECTOR_MAX = 16 * 1024, /* 64 MiB */
@@ -37,7 +35,6 @@ enum {
     START_MAX = 5,
     WORKLOAD_LENGTH_MAX = 3,
     FILL_SIZE = 4, /* objects of a request */
-    PROCESS_MAX = 16,
     LATENCY_US_MAX =
         200,         /* of the grid, where there are threads: journal entries go by meanwhile */
     FAILURE_MAX = 5, /* after which a process stops */
@@ -73,7 +70,7 @@ struct findings {
     uint64_t verified;
     char looking_at[512];
 };
-static struct findings *findings; /* [PROCESS_MAX] */
+static struct findings *findings; /* [PROCESS_COUNT_MAX] */
 static struct findings *mine;
 
 /* ---- Distinct images ---------------------------------------------------------------------------
@@ -459,7 +456,7 @@ static void fill(struct model_driver *driver, uint32_t first, uint32_t count)
 }
 
 /* Empty; a few objects, nothing on disk yet; tables at two levels, stopped cleanly; the next batch
- * goes over the end of the ring; one beat before a bar's end. */
+ * goes over the end of the ring, small tables are spilled; one beat before a bar's end. */
 static void make_starts(void)
 {
     driver_init(&worker, &start_arena, SECTOR_MAX, &store, settings.seed);
@@ -482,8 +479,10 @@ static void make_starts(void)
     struct forest_stats stats;
     const struct journal *journal = &worker.fixture.forest->journal;
     while (journal->zone_size - journal->head > 3 * SECTOR_SIZE || journal->head == 0) {
-        run_step(&worker, STEP_INSERT);
+        const uint32_t number = random_number(&worker);
+        (void)driver_write(&worker, 1, EVENT_TYPE_UPSERT, &number, 1);
     }
+    must(worker.fixture.forest->superblock.checkpoint.spill_size > 0, "nothing was spilled");
     driver_save(&worker, &starts[3]);
     while (worker.fixture.forest->beat + 1 < worker.fixture.forest->geometry.bar_beats) {
         run_step(&worker, STEP_INSERT);
@@ -637,7 +636,12 @@ static void crash_long(const struct long_run *run)
 /* ---- Processes ---------------------------------------------------------------------------------
  */
 
-static _Noreturn void run_process(uint32_t number)
+static const char *looking_at(uint32_t number)
+{
+    return findings[number].looking_at;
+}
+
+static bool run_process(uint32_t number)
 {
     mine = &findings[number];
     driver_init(&checker, &check_arena, SECTOR_MAX, &store, settings.seed + 2);
@@ -647,8 +651,7 @@ static _Noreturn void run_process(uint32_t number)
     }
     trace_init(&work, SECTOR_MAX, EVENT_MAX);
     run_all_short();
-    fflush(stdout);
-    _exit(mine->failures == 0 ? 0 : 1);
+    return mine->failures == 0;
 }
 
 static uint64_t now_ms(void)
@@ -711,8 +714,9 @@ static bool parse(int argc, char **argv)
             break;
         }
     }
-    return optind == argc && settings.process_count >= 1 && settings.process_count <= PROCESS_MAX &&
-           settings.length <= WORKLOAD_LENGTH_MAX && settings.stride >= 1 && settings.nested >= 1;
+    return optind == argc && settings.process_count >= 1 &&
+           settings.process_count <= PROCESS_COUNT_MAX && settings.length <= WORKLOAD_LENGTH_MAX &&
+           settings.stride >= 1 && settings.nested >= 1;
 }
 
 int main(int argc, char **argv)
@@ -723,11 +727,7 @@ int main(int argc, char **argv)
     }
     log_configure(LOG_FORMAT_LOGFMT, LOG_LEVEL_ERROR, 2);
     const uint64_t start_ms = now_ms();
-    findings = mmap(NULL, PROCESS_MAX * sizeof *findings, PROT_READ | PROT_WRITE,
-                    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (findings == MAP_FAILED) {
-        abort();
-    }
+    findings = processes_share(PROCESS_COUNT_MAX * sizeof *findings);
     mine = &findings[0];
     seen_init();
     model_store_init(&store, ENTRY_MAX);
@@ -739,29 +739,10 @@ int main(int argc, char **argv)
         record_long(&long_runs[1], "long, threads", true);
     }
     make_starts();
-    fflush(stdout);
 
-    pid_t processes[PROCESS_MAX];
-    for (uint32_t i = 0; i < settings.process_count; i++) {
-        processes[i] = fork();
-        if (processes[i] == 0) {
-            run_process(i);
-        } else if (processes[i] < 0) {
-            perror("fork");
-            return 1;
-        }
-    }
+    bool failed = !processes_run(settings.process_count, run_process, looking_at);
     struct findings total = {0};
-    bool failed = false;
     for (uint32_t i = 0; i < settings.process_count; i++) {
-        int status = 0;
-        while (waitpid(processes[i], &status, 0) < 0 && errno == EINTR) {
-        }
-        if (!WIFEXITED(status) || (WEXITSTATUS(status) != 0 && findings[i].failures == 0)) {
-            printf("FAILED: process %u ended with status %#x, looking at %s\n", i, (unsigned)status,
-                   findings[i].looking_at);
-            failed = true;
-        }
         total.visited += findings[i].visited;
         total.distinct += findings[i].distinct;
         total.nested += findings[i].nested;

@@ -250,7 +250,11 @@ static struct read_request *read_one(struct look *look, enum read_kind kind, uin
         (void)wrong(look, "a read at", request->commit, request->commit, look->commit);
     } else if (request->result == REQUEST_RESULT_CORRUPT && check->may_be_corrupt) {
         check->corrupt_reads += 1;
-        check->bad_address = request->scratch->bad_address;
+        const uint64_t address = request->scratch->bad_address;
+        if (check->damaged[0] != 0 && address != check->damaged[0] &&
+            address != check->damaged[1]) {
+            (void)wrong(look, "a read names address", address, address, check->damaged[0]);
+        }
     } else {
         (void)wrong(look, "a read of index", index, request->result, REQUEST_RESULT_OK);
     }

@@ -91,8 +91,8 @@ struct model_check {
     struct prng *prng;
     bool may_be_corrupt; /* a read may say CORRUPT instead of the answer */
     uint64_t reads, corrupt_reads;
-    uint64_t bad_address; /* of the last read that was corrupt */
-    char reason[256];     /* why it is wrong */
+    uint64_t damaged[2]; /* if not 0: the addresses that such a read must name one of */
+    char reason[256];    /* why it is wrong */
 };
 
 /* Reads everything from an open forest that is idle: every groove, every object by id, every value
