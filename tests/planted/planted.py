@@ -44,8 +44,8 @@ SIM_SEEDS, SIM_CHUNK = 300, 10
 PROGRAM_TIMEOUT_S = 600
 SYSTEM = ("kill_under_load.sh", "fault_runs.sh", "end_to_end.sh", "disk_full.sh")
 # The Criterion tests that see most, for they run the whole engine.
-FOREST = {"test_forest", "test_forest_open", "test_forest_space", "test_forest_spill",
-          "test_unique", "test_verify"}
+FOREST = {path.stem for path in (ROOT / "tests" / "engine").glob("test_forest*.c")}
+FOREST |= {"test_unique", "test_verify"}
 
 
 class BuildError(Exception):
@@ -184,8 +184,9 @@ def run(command, log, timeout_s=PROGRAM_TIMEOUT_S, **variables):
 def first_failure(log):
     """The name of the first test that failed, if the log has one."""
     text = log.read_text(encoding="utf-8", errors="replace")
-    match = re.search(r"\[FAIL\] \w+::(\w+)|^not ok (.*)", text, re.MULTILINE)
-    return (match.group(1) or match.group(2)) if match else None
+    match = re.search(r"\[FAIL\] \w+::(\w+)|The test `\w+::(\w+)` crashed|^not ok (.*)", text,
+                      re.MULTILINE)
+    return next(filter(None, match.groups())) if match else None
 
 
 def programs(pattern):

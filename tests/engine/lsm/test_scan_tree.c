@@ -207,6 +207,33 @@ Test(scan_tree, prefix_filter_spares_value_blocks)
     tree_fixture_tree_deinit(&fixture, &tree);
 }
 
+/* The filter that covers the value block before a prefix knows nothing of it when the prefix begins
+ * the first block under the next filter. */
+Test(scan_tree, a_prefix_may_begin_where_a_filter_begins)
+{
+    enum { COUNT = TREE_MODEL_ORDINAL_MAX };
+    const uint64_t under_one_filter = (uint64_t)table_values_per_block(&fixture.geometry, 16) *
+                                      table_value_blocks_per_filter(&fixture.geometry, 16);
+    cr_assert(under_one_filter < COUNT);
+    tree_model_init(&model, 16, 16, COUNT, 1);
+    tree_fixture_tree_init(&fixture, &tree, 7, 16, 16, FILTER_KIND_PREFIX);
+    static uint8_t values[COUNT * 16];
+    for (uint32_t i = 0; i < COUNT; i++) {
+        tree_model_value(&model, i, 1, values + (size_t)i * 16);
+        model.tags[i] = 1;
+    }
+    tree_fixture_add_tables(&fixture, &tree, 3, values, COUNT, COUNT, 0);
+    for (uint32_t i = 0; i < COUNT; i++) {
+        struct key key_min = {0};
+        tree_model_key(&model, i, false, key_min.bytes);
+        struct key key_max = key_min;
+        memset(key_min.bytes + 8, 0, 8);
+        memset(key_max.bytes + 8, 0xFF, 8);
+        cr_assert(eq(int, check_scan(&key_min, &key_max, true, i, i + 1), STATUS_OK));
+    }
+    tree_fixture_tree_deinit(&fixture, &tree);
+}
+
 Test(scan_tree, damage_ends_the_scan_before_a_wrong_value)
 {
     uint32_t corrupt_count = 0;
