@@ -309,3 +309,34 @@ Test(forest_reads, a_stopped_reader_holds_no_nodes)
     fixture_close(&fixture);
     fixture_deinit(&fixture);
 }
+
+/* Also between the execution of a batch and the end of its journal write. */
+Test(forest_reads, nothing_is_shown_before_it_is_durable)
+{
+    enum { COUNT = 40 };
+    const struct geometry geometry = geometry_tiny();
+    fixture_init(&fixture, &geometry);
+    fixture_open(&fixture, 0, false);
+    fixture_create(&fixture);
+    uint32_t executed = 0;
+    for (uint32_t i = 0; i < COUNT; i++) {
+        static uint8_t body[1024];
+        struct fixture_object object = {.a = 1, .b = i};
+        fixture_id(object.id, i + 1);
+        const uint32_t size = fixture_body(body, fixture.groove_id, EVENT_TYPE_INSERT, &object, 1);
+        const uint64_t before = fixture.outcome_count;
+        fixture_submit(&fixture, REQUEST_KIND_WRITE, body, size);
+        while (fixture.outcome_count == before) {
+            (void)forest_tick(fixture.forest);
+            executed += fixture.forest->committing != NULL;
+            struct read_request *request = fixture_read(
+                &fixture, READ_KIND_COUNT, fixture.groove_id, READ_INDEX_NONE, NULL, 0);
+            cr_assert(eq(u64, request->count, fixture.outcome_count == before ? i : i + 1));
+            cr_assert(eq(u64, request->commit, fixture.forest->commit_durable));
+            forest_read_release(fixture.forest, request);
+        }
+    }
+    cr_assert(ge(u32, executed, COUNT));
+    fixture_close(&fixture);
+    fixture_deinit(&fixture);
+}
