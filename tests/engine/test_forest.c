@@ -400,6 +400,8 @@ struct history_run {
     uint32_t crash_every; /* writes; 0 = never */
 };
 
+enum { SEAL_EVERY = 11 };
+
 /* The same requests, one at a time, so that each is one journal entry. */
 static void record(struct history *to, const struct history_run *run, uint32_t write_count,
                    uint32_t events_max)
@@ -415,6 +417,11 @@ static void record(struct history *to, const struct history_run *run, uint32_t w
     struct forest_stats stats;
     for (uint32_t i = 1; i <= write_count; i++) {
         random_write(i % 500 > 400 ? 6 : 1); /* Now and then mostly removes. */
+        if (i % SEAL_EVERY == 0) {           /* It counts towards the bar, in a replay too. */
+            fixture_settle(&fixture);
+            forest_seal(fixture.forest);
+            fixture_settle(&fixture);
+        }
         if (run->crash_every > 0 && i % run->crash_every == 0) {
             fixture_settle(&fixture);
             forest_stats(fixture.forest, &stats);
