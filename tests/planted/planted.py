@@ -42,7 +42,7 @@ BUILD = TREE / "build" / PRESET
 JOBS = 2
 SIM_SEEDS, SIM_CHUNK = 300, 10
 PROGRAM_TIMEOUT_S = 600
-SYSTEM = ("kill_under_load.sh", "fault_runs.sh", "end_to_end.sh", "disk_full.sh")
+SYSTEM = ("end_to_end.sh", "kill_under_load.sh", "fault_runs.sh", "disk_full.sh")
 # The Criterion tests that see most, for they run the whole engine.
 FOREST = {path.stem for path in (ROOT / "tests" / "engine").glob("test_forest*.c")}
 FOREST |= {"test_unique", "test_verify"}

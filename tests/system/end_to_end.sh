@@ -103,6 +103,37 @@ same "nothing was refused" "$(check_stat 'stat["requests"]["refused"]')" 0
 daemon_stop TERM && code=0 || code=$?
 same "a clean stop" "$code" 0
 expect "verify" 0 "no problems" "$HOLT" verify a.holt
+# last_kind: of the journal's newest entry: 1 is a batch, 2 a seal (docs/data-file.md).
+last_kind()
+{
+    python3 - a.holt <<'TEXT'
+import struct, sys
+newest = (0, 0)
+with open(sys.argv[1], "rb") as file:
+    file.seek(64 << 10)
+    for at in range(0, 128 << 20, 4096):
+        sector = file.read(4096)
+        if len(sector) < 4096:
+            break
+        sequence, offset = struct.unpack_from("<QQ", sector, 48)
+        if sequence > 0 and offset == at and not any(sector[94:128]):
+            newest = max(newest, (sequence, sector[92]))
+print(newest[1])
+TEXT
+}
+
+# A stop that comes before the silence in which the daemon would have sealed by itself.
+head -n 2 "$CSV" >one.csv
+kinds=
+for round in 1 2 3 4 5; do
+    daemon_start a.holt
+    "$HOLT" import cities one.csv --name "seal $round" >/dev/null 2>&1
+    daemon_stop TERM
+    kinds+=$(last_kind)
+    base=$((base + 1))
+done
+same "a stop right behind a write seals the journal" "$kinds" 22222
+
 daemon_start a.holt
 same "all is there after it" "$("$HOLT" count cities)" "$base"
 daemon_stop KILL
