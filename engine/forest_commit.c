@@ -651,8 +651,9 @@ bool forest_commit_tick(struct forest *forest)
         progressed |= forest_prefetch_reap(forest);
         progressed |= commit(forest);
     }
-    if (forest->full && !forest->read_only) {
-        /* Nobody is disturbed by merges while no writes are taken, and they may give space back. */
+    if (forest->space.wanted && forest_is_idle(forest)) {
+        /* A step for each refused write, which will come again: it need not wait for silence. */
+        forest->space.wanted = false;
         progressed |= forest_pay_debt(forest);
     }
     return progressed;

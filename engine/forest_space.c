@@ -227,6 +227,7 @@ enum space_verdict forest_space_judge(struct forest *forest, enum request_space 
     const bool accepted = room_for(forest, kind, batch);
     if (kind == REQUEST_SPACE_WRITE) {
         forest->full = !accepted;
+        space->wanted |= !accepted;
     }
     return accepted ? SPACE_ACCEPT : SPACE_REFUSE;
 }

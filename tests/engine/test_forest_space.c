@@ -329,7 +329,15 @@ static void check_replay(const uint8_t *superblock_before, uint32_t workers)
     sim_io_load(&twin.sim, bytes, fixture.sim.size);
     free(bytes);
     fixture_open(&twin, workers, workers > 0);
-    while (forest_tick(twin.forest) || !twin.forest->checkpoint.done) {
+    for (;;) {
+        const uint64_t seen = doorbell_count(&twin.doorbell);
+        const bool progressed = forest_tick(twin.forest);
+        if (!progressed && twin.forest->checkpoint.done) {
+            break;
+        }
+        if (!progressed) {
+            doorbell_wait(&twin.doorbell, seen, DOORBELL_WAIT_FOREVER);
+        }
     }
     const struct superblock *actual = (const struct superblock *)(const void *)twin.sim.bytes;
     cr_assert(eq(u64, actual->sequence, expected.sequence));
@@ -349,10 +357,13 @@ Test(forest_space, a_full_store_is_replayed_as_it_was)
     fixture_pay_debt(&fixture);
     memcpy(superblock, fixture.sim.bytes, SUPERBLOCK_SIZE);
     uint32_t checked = 0;
-    for (uint64_t key = 1; checked < 6; key++) {
+    for (uint64_t key = 1; checked < 3; key++) {
         cr_assert(exists[key]);
         cr_assert(eq(int, write_keys(EVENT_TYPE_REMOVE, &key, 1), REQUEST_RESULT_OK));
-        fixture.forest->full |= key % 50 == 49; /* Idle beats purge. */
+        if (key % 50 == 49) { /* Idle beats purge. */
+            fixture.forest->full = true;
+            fixture.forest->space.wanted = true;
+        }
         fixture_settle(&fixture);
         if (memcmp(superblock, fixture.sim.bytes, SUPERBLOCK_SIZE) != 0) {
             const bool next =
