@@ -246,6 +246,76 @@ void __wrap_forest_deinit(struct forest *to_deinit)
     __real_forest_deinit(to_deinit);
 }
 
+/* ---- One journal, one outcome ----
+ */
+
+static uint64_t word_of(const struct checksum *checksum)
+{
+    uint64_t word;
+    memcpy(&word, checksum->bytes, sizeof word);
+    return word;
+}
+
+/* Of the last entry that was executed; begun anew if another one had its place. */
+static struct sim_consequence *consequence_of(const struct forest *of, bool *known)
+{
+    const uint64_t sequence = of->journal.sequence_next - 1;
+    const uint64_t entry = word_of(&of->journal.parent);
+    struct sim_consequence *consequence = &sim->consequences[sequence % SIM_CONSEQUENCE_MAX];
+    *known = consequence->sequence == sequence && consequence->entry == entry;
+    if (!*known) {
+        *consequence = (struct sim_consequence){.sequence = sequence, .entry = entry};
+    }
+    return consequence;
+}
+
+static void expect_same(const char *what, uint64_t sequence, uint64_t before, uint64_t now)
+{
+    if (before != now) {
+        sim_fail("journal entry %" PRIu64 " led to %s %" PRIx64 " once, and now to %" PRIx64,
+                 sequence, what, before, now);
+    }
+}
+
+void __real_forest_beats_count(struct forest *of, uint64_t entry_size, uint64_t idle_beats);
+void __wrap_forest_beats_count(struct forest *of, uint64_t entry_size, uint64_t idle_beats);
+void __wrap_forest_beats_count(struct forest *of, uint64_t entry_size, uint64_t idle_beats)
+{
+    __real_forest_beats_count(of, entry_size, idle_beats);
+    bool known;
+    struct sim_consequence *consequence = consequence_of(of, &known);
+    const uint64_t op = of->op + of->beats_owed;
+    if (known) {
+        expect_same("op", consequence->sequence, consequence->op, op);
+        sim_count(SIM_REPLAYED);
+    }
+    consequence->op = op;
+    if (!of->bar_replayed) { /* What came before that bar is not known to a recovery. */
+        const uint64_t words[] = {of->bar_journal_used, of->bar_memory_used,
+                                  of->journal_since_checkpoint, of->memory_since_checkpoint};
+        const uint64_t counters = sim_hash(words, sizeof words);
+        if (known && consequence->counters != 0) {
+            expect_same("counters", consequence->sequence, consequence->counters, counters);
+        }
+        consequence->counters = counters;
+    }
+}
+
+void __real_forest_checkpoint_encode(struct forest *of);
+void __wrap_forest_checkpoint_encode(struct forest *of);
+void __wrap_forest_checkpoint_encode(struct forest *of)
+{
+    __real_forest_checkpoint_encode(of);
+    bool known;
+    struct sim_consequence *consequence = consequence_of(of, &known);
+    const struct checksum id = checkpoint_id_of(&of->checkpoint.state);
+    if (consequence->checkpoint != 0) {
+        expect_same("checkpoint", consequence->sequence, consequence->checkpoint, word_of(&id));
+        sim_count(SIM_REPEATED);
+    }
+    consequence->checkpoint = word_of(&id);
+}
+
 _Noreturn void __wrap_fatal(enum status status, const char *event, const char *what,
                             const char *advice);
 _Noreturn void __wrap_fatal(enum status status, const char *event, const char *what,

@@ -56,6 +56,8 @@ enum sim_end { SIM_END_CUT, SIM_END_KILL, SIM_END_STOP };
     X(AUDITS, "full scans")                                                                        \
     X(PENDING_KEPT, "writes kept that nobody had been told of")                                    \
     X(PENDING_LOST, "writes lost that nobody had been told of")                                    \
+    X(REPLAYED, "entries executed again, to the same effect")                                      \
+    X(REPEATED, "checkpoints made again, to the byte")                                             \
     X(VERIFIES, "offline verifications")                                                           \
     X(CHECKPOINTS, "checkpoints")                                                                  \
     X(JOURNAL_LAPS, "laps of the journal")                                                         \
@@ -124,6 +126,17 @@ struct sim_life {
     uint64_t recovered_step;
 };
 
+/* What followed from one journal entry. The journal alone decides it, so whoever executes the entry
+ * again, in recovery, must arrive at the same. */
+struct sim_consequence {
+    uint64_t sequence;
+    uint64_t entry;      /* of the entry's checksum, which is chained to all before it */
+    uint64_t op;         /* after its beats */
+    uint64_t counters;   /* hashed: how far the bar and the interval have come; 0: not known */
+    uint64_t checkpoint; /* of the id of the one that was encoded behind it; 0: none yet */
+};
+enum { SIM_CONSEQUENCE_MAX = 1 << 14 }; /* by sequence, modulo */
+
 struct sim {
     uint64_t seed;
     uint64_t step; /* of the scheduler, over all lives */
@@ -139,6 +152,7 @@ struct sim {
     uint32_t level_max;
     char refusal[1024];      /* SIM_EXIT_REFUSED: the daemon's words */
     uint32_t refusal_status; /* enum status of that, or of fatal() */
+    struct sim_consequence consequences[SIM_CONSEQUENCE_MAX];
     struct sim_disk disk;
     struct sim_front front;
     struct sim_model model;
