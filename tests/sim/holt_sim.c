@@ -21,6 +21,7 @@
 #include "pool/log.h"
 #include "server/forest_thread.h"
 #include "tests/sim/sim.h"
+#include "tests/sim/sim_client.h"
 #include "tests/sim/sim_threads.h"
 
 enum {
@@ -118,29 +119,19 @@ _Noreturn void sim_end(enum sim_end end)
 /* ---- What a seed is ----------------------------------------------------------------------------
  */
 
-static uint64_t below(uint64_t bound)
-{
-    return prng_below(&sim->prng, bound);
-}
-
-static bool chance(uint64_t numerator, uint64_t denominator)
-{
-    return prng_chance(&sim->prng, numerator, denominator);
-}
-
 static void choose_geometry(struct geometry *geometry, bool bulk)
 {
     const char *reason;
     do {
         *geometry = geometry_tiny();
-        geometry->block_size = chance(4, 5) ? 4096 : 8192;
-        geometry->bar_beats = 4 + 2 * (uint32_t)below(4);
-        geometry->tree_count_max = 10 + (uint32_t)below(15);
-        geometry->batch_size_max = SECTOR_SIZE * (2 + (uint32_t)below(3));
-        geometry->batch_event_max = 8 + (uint32_t)below(57);
-        geometry->bar_journal_size = geometry->batch_size_max * (4ull + below(6));
-        geometry->bar_memory_size = geometry->batch_size_max * (4ull + below(12));
-        geometry->checkpoint_journal_size = SECTOR_SIZE * (1 + below(64));
+        geometry->block_size = sim_odds(4, 5) ? 4096 : 8192;
+        geometry->bar_beats = 4 + 2 * (uint32_t)sim_below(4);
+        geometry->tree_count_max = 10 + (uint32_t)sim_below(15);
+        geometry->batch_size_max = SECTOR_SIZE * (2 + (uint32_t)sim_below(3));
+        geometry->batch_event_max = 8 + (uint32_t)sim_below(57);
+        geometry->bar_journal_size = geometry->batch_size_max * (4ull + sim_below(6));
+        geometry->bar_memory_size = geometry->batch_size_max * (4ull + sim_below(12));
+        geometry->checkpoint_journal_size = SECTOR_SIZE * (1 + sim_below(64));
         if (bulk) { /* Full batches, small tables: level 2 after some hundred requests. */
             geometry->batch_size_max = SECTOR_SIZE * 2;
             geometry->batch_event_max = 20;
@@ -152,23 +143,23 @@ static void choose_geometry(struct geometry *geometry, bool bulk)
         const uint64_t entry = journal_entry_size_max(geometry);
         geometry->journal_size = geometry->checkpoint_journal_size +
                                  3 * (geometry->bar_journal_size + entry) + 2 * entry +
-                                 SECTOR_SIZE * below(8);
+                                 SECTOR_SIZE * sim_below(8);
     } while (geometry_validate(geometry, &reason) != STATUS_OK);
 }
 
 /* One kind of fault, or several, or none: what always happens together hides what does not. */
 static void choose_faults(struct sim_swarm *swarm)
 {
-    if (chance(1, 3)) {
+    if (sim_odds(1, 3)) {
         return;
     }
-    swarm->read_error_chance = chance(1, 4) ? (uint32_t)below(20000) : 0;
-    swarm->read_flip_chance = chance(1, 4) ? (uint32_t)below(20000) : 0;
-    swarm->write_error_chance = chance(1, 4) ? (uint32_t)below(4000) : 0;
-    swarm->sync_error_chance = chance(1, 4) ? (uint32_t)below(6000) : 0;
-    swarm->lost_chance = chance(1, 4) ? (uint32_t)below(20000) : 0;
-    swarm->misdirect_chance = chance(1, 4) ? (uint32_t)below(20000) : 0;
-    swarm->rot_chance = chance(1, 4) ? (uint32_t)below(1000) : 0;
+    swarm->read_error_chance = sim_odds(1, 4) ? (uint32_t)sim_below(20000) : 0;
+    swarm->read_flip_chance = sim_odds(1, 4) ? (uint32_t)sim_below(20000) : 0;
+    swarm->write_error_chance = sim_odds(1, 4) ? (uint32_t)sim_below(4000) : 0;
+    swarm->sync_error_chance = sim_odds(1, 4) ? (uint32_t)sim_below(6000) : 0;
+    swarm->lost_chance = sim_odds(1, 4) ? (uint32_t)sim_below(20000) : 0;
+    swarm->misdirect_chance = sim_odds(1, 4) ? (uint32_t)sim_below(20000) : 0;
+    swarm->rot_chance = sim_odds(1, 4) ? (uint32_t)sim_below(1000) : 0;
 }
 
 static void choose_swarm(struct sim_swarm *swarm)
@@ -176,30 +167,30 @@ static void choose_swarm(struct sim_swarm *swarm)
     static const uint32_t tear_sizes[] = {64, 512, SECTOR_SIZE};
     static const uint64_t life_steps[] = {400, 3000, 12000, 40000};
     *swarm = (struct sim_swarm){
-        .workers_max = (uint32_t)below(5),
-        .readers_max = 1 + (uint32_t)below(3),
-        .lane_count = 1 + (uint32_t)below(SIM_LANE_MAX),
-        .preempt_chance = chance(1, 4) ? 0 : 1000 * (uint32_t)below(100),
-        .spurious_chance = chance(1, 2) ? 0 : 20 * 1000,
-        .read_ns = 1000 * (1 + below(200)),
-        .write_ns = 1000 * (1 + below(300)),
-        .sync_ns = 1000 * (1 + below(chance(1, 4) ? 20000 : 500)),
-        .tear_size = tear_sizes[below(array_count(tear_sizes))],
-        .think_ns = 1000 * (1 + below(chance(1, 3) ? 5000 : 100)),
-        .silence_chance = chance(1, 2) ? 1000 + 1000 * (uint32_t)below(30) : 0,
-        .life_steps = life_steps[below(array_count(life_steps))],
-        .end_weights = {1 + (uint32_t)below(6), (uint32_t)below(4), (uint32_t)below(3)},
+        .workers_max = (uint32_t)sim_below(5),
+        .readers_max = 1 + (uint32_t)sim_below(3),
+        .lane_count = 1 + (uint32_t)sim_below(SIM_LANE_MAX),
+        .preempt_chance = sim_odds(1, 4) ? 0 : 1000 * (uint32_t)sim_below(100),
+        .spurious_chance = sim_odds(1, 2) ? 0 : 20 * 1000,
+        .read_ns = 1000 * (1 + sim_below(200)),
+        .write_ns = 1000 * (1 + sim_below(300)),
+        .sync_ns = 1000 * (1 + sim_below(sim_odds(1, 4) ? 20000 : 500)),
+        .tear_size = tear_sizes[sim_below(array_count(tear_sizes))],
+        .think_ns = 1000 * (1 + sim_below(sim_odds(1, 3) ? 5000 : 100)),
+        .silence_chance = sim_odds(1, 2) ? 1000 + 1000 * (uint32_t)sim_below(30) : 0,
+        .life_steps = life_steps[sim_below(array_count(life_steps))],
+        .end_weights = {1 + (uint32_t)sim_below(6), (uint32_t)sim_below(4), (uint32_t)sim_below(3)},
         .size_limit = sim_disk_capacity,
     };
-    swarm->bulk = chance(1, 8);
+    swarm->bulk = sim_odds(1, 8);
     if (swarm->bulk) {
         swarm->life_steps = life_steps[array_count(life_steps) - 1]; /* A scan takes its time. */
     }
     choose_geometry(&swarm->geometry, swarm->bulk);
     choose_faults(swarm);
-    if (chance(1, 6)) {
-        swarm->size_limit =
-            grid_zone_offset(&swarm->geometry) + swarm->geometry.block_size * (64ull + below(2000));
+    if (sim_odds(1, 6)) {
+        swarm->size_limit = grid_zone_offset(&swarm->geometry) +
+                            swarm->geometry.block_size * (64ull + sim_below(2000));
         swarm->size_limit -= swarm->size_limit % SECTOR_SIZE;
     }
 }
@@ -367,7 +358,7 @@ static void watch_forest(void)
         }
     }
     sim_trace("checkpoint", forest->checkpoint_op, forest->superblock_sequence, sim->level_max);
-    if (chance(1, VERIFY_ODDS)) {
+    if (sim_odds(1, VERIFY_ODDS)) {
         verify();
     }
 }
@@ -389,14 +380,14 @@ void sim_step(void)
         }
         want_stop();
     }
-    if (life->end_step == UINT64_MAX && !life->stop_wanted && sim_front_is_done()) {
+    if (life->end_step == UINT64_MAX && !life->stop_wanted && sim_clients_are_done()) {
         want_stop();
     }
     if (life->faults && sim_chance(sim->swarm.rot_chance)) {
         sim_disk_rot(&sim->disk);
     }
-    if (below(CLOCK_JUMP_ODDS) == 0) {
-        sim->realtime_offset_ns += below(10 * 1000 * 1000) - 5 * 1000 * 1000;
+    if (sim_below(CLOCK_JUMP_ODDS) == 0) {
+        sim->realtime_offset_ns += sim_below(10 * 1000 * 1000) - 5 * 1000 * 1000;
     }
     if (sim->step % PATIENCE_STEPS == 0) {
         sim_front_check_patience();
@@ -428,7 +419,7 @@ _Noreturn static void child(void)
     char error[CONFIG_ERROR_SIZE];
     log_configure(LOG_FORMAT_LOGFMT, sim->verbose ? LOG_LEVEL_DEBUG : LOG_LEVEL_ERROR,
                   sim->verbose ? STDOUT_FILENO : open("/dev/null", O_WRONLY | O_CLOEXEC));
-    if (chance(1, VERIFY_ODDS)) {
+    if (sim_odds(1, VERIFY_ODDS)) {
         verify();
     }
     config_init(&config);
@@ -438,10 +429,10 @@ _Noreturn static void child(void)
     config.workers = sim->life.workers;
     config.readers = sim->life.readers;
     config.cache_size = 1 << 20;
-    config.read_slot_count = 1 + (uint32_t)below(4);
-    config.exchange_count = 4 + (uint32_t)below(13);
+    config.read_slot_count = 1 + (uint32_t)sim_below(4);
+    config.exchange_count = 4 + (uint32_t)sim_below(13);
     sim_fiber_start("forest", daemon_run, NULL);
-    sim_front_start();
+    sim_clients_start();
     sim_schedule(daemon_has_ended);
     if (daemon_status != STATUS_OK) {
         sim->refusal_status = (uint32_t)daemon_status;
@@ -525,7 +516,7 @@ static void plan_life(bool last, bool mild)
     for (size_t i = 0; i < array_count(swarm->end_weights); i++) {
         weights += swarm->end_weights[i];
     }
-    uint64_t choice = below(weights);
+    uint64_t choice = sim_below(weights);
     enum sim_end end = SIM_END_CUT;
     while (choice >= swarm->end_weights[end]) {
         choice -= swarm->end_weights[end];
@@ -533,22 +524,22 @@ static void plan_life(bool last, bool mild)
     }
     sim->life = (struct sim_life){
         .number = number,
-        .workers = (uint32_t)below(swarm->workers_max + 1u),
-        .readers = 1 + (uint32_t)below(swarm->readers_max),
+        .workers = (uint32_t)sim_below(swarm->workers_max + 1u),
+        .readers = 1 + (uint32_t)sim_below(swarm->readers_max),
         .end = last ? SIM_END_STOP : end,
         .end_step = last ? UINT64_MAX : sim->step + sim_duration(swarm->life_steps),
-        .faults = !last && !mild && chance(3, 4),
+        .faults = !last && !mild && sim_odds(3, 4),
         .step_begin = sim->step,
     };
     sim->front.quota = swarm->lane_count * 5;
-    if (last || mild || chance(1, 2)) {
+    if (last || mild || sim_odds(1, 2)) {
         sim->counters[SIM_HEALED] += sim_disk_heal(&sim->disk);
     }
     if (last) {
         sim->disk.size_limit = sim_disk_capacity;
     }
-    if (chance(1, 4)) { /* Somebody sets the clock, maybe back. */
-        sim->realtime_offset_ns = 50 * year_ns + below(year_ns);
+    if (sim_odds(1, 4)) { /* Somebody sets the clock, maybe back. */
+        sim->realtime_offset_ns = 50 * year_ns + sim_below(year_ns);
     }
     sim_trace("life", number, (uint64_t)sim->life.end, sim->life.end_step);
 }
@@ -565,7 +556,7 @@ static bool run_lives(uint64_t steps)
             return false;
         }
         mild = code == SIM_EXIT_REFUSED || !sim->life.recovered;
-        if (code != SIM_EXIT_CUT && chance(1, 3)) {
+        if (code != SIM_EXIT_CUT && sim_odds(1, 3)) {
             sim_disk_cut(&sim->disk);
         }
     }

@@ -4,7 +4,9 @@
  *     └─ child             the real daemon (forest_thread_run) and its clients, all on fibers
  *          sim_threads     pthreads, locks and clocks of the daemon, run by a seeded scheduler
  *          sim_disk        what is behind engine/storage/io.h: slow, lossy, lying
- *          sim_front       what is behind ipc/listener.h: clients, wire bytes in and out
+ *          sim_front       what is behind ipc/listener.h: wire bytes in, wire bytes out
+ *          sim_client      who asks, and compares the answers
+ *          sim_scan        the full comparison that a life begins with
  *          sim_model       what every answer must be
  *
  * Everything that outlives a life (disk, model, clients, chance) lies in memory that parent and
@@ -159,6 +161,17 @@ struct sim {
 };
 
 extern struct sim *sim;
+
+/* By this run's chance: 0 .. bound - 1; true `numerator` times out of `denominator`. */
+static inline uint64_t sim_below(uint64_t bound)
+{
+    return prng_below(&sim->prng, bound);
+}
+
+static inline bool sim_odds(uint64_t numerator, uint64_t denominator)
+{
+    return prng_chance(&sim->prng, numerator, denominator);
+}
 
 /* Into the digest; with --verbose also a line on stdout. */
 void sim_trace(const char *what, uint64_t a, uint64_t b, uint64_t c);

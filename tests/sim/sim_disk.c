@@ -121,7 +121,7 @@ static void land(struct sim_disk *disk, uint64_t offset, const uint8_t *buffer, 
         if (disk->dirty_seen[sector] == 0) {
             disk->dirty[disk->dirty_count] = sector;
             disk->dirty_count += 1;
-        } else if (disk->syncs_in_flight > 0 || prng_chance(&sim->prng, 1, 2)) {
+        } else if (disk->syncs_in_flight > 0 || sim_odds(1, 2)) {
             /* What landed before this may be durable by now; a sync that has been called for it
              * will say so. */
             persist_sector(disk, sector);
@@ -208,13 +208,12 @@ static bool sector_is_zero(const uint8_t *bytes)
 
 void sim_disk_rot(struct sim_disk *disk)
 {
-    uint64_t sector = prng_below(&sim->prng, disk->size / SECTOR_SIZE);
-    const uint64_t zone = prng_below(&sim->prng, 8);
+    uint64_t sector = sim_below(disk->size / SECTOR_SIZE);
+    const uint64_t zone = sim_below(8);
     if (zone == 0) {
-        sector = prng_below(&sim->prng, disk->journal_begin / SECTOR_SIZE);
+        sector = sim_below(disk->journal_begin / SECTOR_SIZE);
     } else if (zone == 1) {
-        sector = (disk->journal_begin +
-                  prng_below(&sim->prng, disk->journal_end - disk->journal_begin)) /
+        sector = (disk->journal_begin + sim_below(disk->journal_end - disk->journal_begin)) /
                  SECTOR_SIZE;
     }
     const uint64_t offset = sector * SECTOR_SIZE;
@@ -225,11 +224,11 @@ void sim_disk_rot(struct sim_disk *disk)
     uint8_t good[SECTOR_SIZE];
     uint8_t *bytes = disk->bytes + offset;
     memcpy(good, bytes, SECTOR_SIZE);
-    const uint64_t at = prng_below(&sim->prng, SECTOR_SIZE);
-    if (prng_chance(&sim->prng, 3, 4)) {
-        bytes[at] ^= (uint8_t)(1u << prng_below(&sim->prng, 8));
+    const uint64_t at = sim_below(SECTOR_SIZE);
+    if (sim_odds(3, 4)) {
+        bytes[at] ^= (uint8_t)(1u << sim_below(8));
     } else {
-        memset(bytes + at, prng_chance(&sim->prng, 1, 2) ? 0 : 0xff, SECTOR_SIZE - at);
+        memset(bytes + at, sim_odds(1, 2) ? 0 : 0xff, SECTOR_SIZE - at);
     }
     memcpy(disk->durable + offset, bytes, SECTOR_SIZE);
     damage_note(disk, sector, good, bytes);
@@ -264,8 +263,7 @@ static enum status disk_read(struct io *io, uint64_t offset, void *buffer, size_
     if (sim_on_fiber() && sim->life.faults && sim->step > disk->flip_step + FLIP_STEPS &&
         sim_chance(sim->swarm.read_flip_chance)) {
         disk->flip_step = sim->step;
-        ((uint8_t *)buffer)[prng_below(&sim->prng, size)] ^=
-            (uint8_t)(1u << prng_below(&sim->prng, 8));
+        ((uint8_t *)buffer)[sim_below(size)] ^= (uint8_t)(1u << sim_below(8));
         sim_count(SIM_READ_FLIPS);
         sim->life.faulted = true;
         sim_trace("read lies", offset, size, 0);
@@ -329,8 +327,7 @@ static bool write_goes_wrong(struct sim_disk *disk, uint64_t offset, const uint8
     if (!sim_chance(sim->swarm.misdirect_chance)) {
         return false;
     }
-    const uint64_t victim =
-        disk->journal_end + prng_below(&sim->prng, grid_sectors - count + 1) * SECTOR_SIZE;
+    const uint64_t victim = disk->journal_end + sim_below(grid_sectors - count + 1) * SECTOR_SIZE;
     if (victim + size > offset && offset + size > victim) {
         return false; /* The two overlap. */
     }
@@ -387,7 +384,7 @@ static enum status disk_write(struct io *io, uint64_t offset, const void *buffer
     }
     if (sim->life.faults && sim_chance(sim->swarm.write_error_chance)) {
         /* Some of it may have landed all the same. */
-        land(disk, offset, buffer, prng_below(&sim->prng, size / SECTOR_SIZE + 1) * SECTOR_SIZE);
+        land(disk, offset, buffer, sim_below(size / SECTOR_SIZE + 1) * SECTOR_SIZE);
         sim_count(SIM_WRITE_ERRORS);
         sim->life.faulted = true;
         sim_trace("write fails", offset, size, 0);
@@ -420,7 +417,7 @@ static void sync_fail(struct sim_disk *disk)
 {
     for (uint64_t i = 0; i < disk->dirty_count;) {
         const uint64_t sector = disk->dirty[i];
-        switch (prng_below(&sim->prng, 3)) {
+        switch (sim_below(3)) {
         case 0:
             persist_sector(disk, sector);
             dirty_remove(disk, i);
@@ -517,16 +514,16 @@ static void land_some(struct sim_disk *disk, uint64_t unit)
 {
     for (uint32_t i = 0; i < IN_FLIGHT_MAX; i++) {
         const struct in_flight *flight = &in_flight[i];
-        if (flight->buffer == NULL || prng_chance(&sim->prng, 1, 3) ||
+        if (flight->buffer == NULL || sim_odds(1, 3) ||
             flight->offset + flight->size > disk->size_limit) {
             continue;
         }
-        const uint64_t odds = prng_below(&sim->prng, 4);
+        const uint64_t odds = sim_below(4);
         for (uint64_t done = 0; done < flight->size; done += SECTOR_SIZE) {
             uint8_t sector[SECTOR_SIZE];
             memcpy(sector, disk->bytes + flight->offset + done, SECTOR_SIZE);
             for (uint64_t part = 0; part < SECTOR_SIZE; part += unit) {
-                if (prng_below(&sim->prng, 4) <= odds) {
+                if (sim_below(4) <= odds) {
                     memcpy(sector + part, flight->buffer + done + part, unit);
                 }
             }
@@ -539,18 +536,17 @@ void sim_disk_cut(struct sim_disk *disk)
 {
     const uint64_t unit = sim->swarm.tear_size;
     land_some(disk, unit);
-    const uint64_t mood =
-        prng_below(&sim->prng, 4); /* 0: loses all; 1: keeps all; else each its own */
-    const bool growth_lost = mood == 0 || (mood > 1 && prng_chance(&sim->prng, 1, 2));
+    const uint64_t mood = sim_below(4); /* 0: loses all; 1: keeps all; else each its own */
+    const bool growth_lost = mood == 0 || (mood > 1 && sim_odds(1, 2));
     while (disk->dirty_count > 0) {
         const uint64_t sector = disk->dirty[0];
         uint8_t *bytes = disk->bytes + sector * SECTOR_SIZE;
         uint8_t *durable = disk->durable + sector * SECTOR_SIZE;
-        const uint64_t fate = mood < 2 ? 1 - mood : prng_below(&sim->prng, 5);
+        const uint64_t fate = mood < 2 ? 1 - mood : sim_below(5);
         bool torn = false;
         for (uint64_t part = 0; part < SECTOR_SIZE; part += unit) {
             const bool lost = growth_lost && sector * SECTOR_SIZE >= disk->size_durable;
-            if (lost || fate == 1 || fate == 2 || (fate == 4 && prng_chance(&sim->prng, 1, 2))) {
+            if (lost || fate == 1 || fate == 2 || (fate == 4 && sim_odds(1, 2))) {
                 memcpy(bytes + part, durable + part, unit);
                 torn |= fate == 4;
             }

@@ -1,23 +1,23 @@
-/* The front-end and the clients behind it, in place of ipc/listener_nng.c.
+/* The front-end, in place of ipc/listener_nng.c and its kin: what simulated clients hand to the
+ * daemon, and what it says.
  *
- * A lane is a client that asks one thing at a time, on a fiber of its own: it makes a request,
- * hands the bytes to the daemon's handler as a transport would, waits for the reply, and compares
- * it with the model. What a reply says counts from the moment the daemon sends it.
- *
- * At the start of a life one lane scans everything before
- * the others may go on: what is there must be the model's state after so many of the writes that
- * were on their way, in their order. */
+ * A lane is a client that asks one thing at a time. Its request goes as bytes to the daemon's
+ * handler, as a transport would hand it over. A reply to a write counts from the moment the daemon
+ * sends it: the model follows there, in the order of commits. Replies to reads are compared by who
+ * asked (sim_client.h). */
 #pragma once
 
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "ipc/protocol.h"
+#include "ipc/listener.h"
+#include "tests/sim/sim_model.h"
 
 enum {
     SIM_LANE_MAX = 12,
     SIM_SCANNER = SIM_LANE_MAX,  /* the lane that scans; it never writes */
     SIM_REQUEST_MAX = 24 * 1024, /* bytes of a request */
+    SIM_ALIGNMENT_MAX = 8,       /* requests reach the daemon at any address */
 };
 
 /* One lane. What it asked lies here, for it may be asked about in the next life. */
@@ -42,11 +42,43 @@ struct sim_front {
     uint32_t quota;          /* so many make it done */
 };
 
-/* At the start of a life, in the child. */
-void sim_front_start(void);
+/* One request on its way. It keeps the reply until its lane has read it. */
+struct sim_parcel {
+    struct exchange exchange; /* First member: exchanges cast back. */
+    uint8_t bytes[SIM_REQUEST_MAX + SIM_ALIGNMENT_MAX];
+    uint8_t *reply; /* [reply_capacity], kept for the next */
+    uint32_t reply_capacity;
+    uint32_t reply_size;
+    uint32_t lane;
+    bool used;
+    bool handed; /* to the daemon */
+    bool answered;
+    bool dropped;
+    uint32_t witness_count; /* writes that were pending when it was answered */
+    struct {
+        uint32_t lane;
+        uint64_t number;
+    } witnesses[SIM_LANE_MAX];
+};
+
+/* Begins a request in the lane; its body is put behind, piece by piece. */
+void sim_request_begin(struct sim_lane *lane, uint16_t operation);
+void sim_request_put(struct sim_lane *lane, const void *bytes, uint32_t size);
+struct request_header sim_request_header(const struct sim_lane *lane);
+const uint8_t *sim_request_body(const struct sim_lane *lane);
+bool sim_is_write(uint16_t operation);
+/* Sends it and waits for the reply, on the lane's fiber. NULL: the daemon is gone. */
+struct sim_parcel *sim_ask(struct sim_lane *lane);
+struct reply_header sim_reply_header(const struct sim_parcel *parcel);
+const uint8_t *sim_reply_body(const struct sim_parcel *parcel);
+void sim_parcel_release(struct sim_parcel *parcel);
+
+/* The slot that a groove of this name is; NULL: none of ours. */
+struct sim_slot *sim_slot_named(const void *name);
+/* Bytes of a section of a write with its payloads. */
+uint32_t sim_section_size(const struct wire_section *section, const struct sim_slot *slot);
+
 /* Whether the daemon owes anybody a reply. */
 bool sim_front_is_waiting(void);
-/* Whether this life's quota is reached. */
-bool sim_front_is_done(void);
 /* Fails when a request has not been answered for far too long. */
 void sim_front_check_patience(void);

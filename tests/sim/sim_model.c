@@ -28,11 +28,6 @@ void sim_model_map(struct sim_model *model)
 /* ---- Schemas -----------------------------------------------------------------------------------
  */
 
-static uint64_t below(uint64_t bound)
-{
-    return prng_below(&sim->prng, bound);
-}
-
 static void random_field(struct field_spec *field, uint32_t position)
 {
     static const uint8_t types[] = {
@@ -42,9 +37,9 @@ static void random_field(struct field_spec *field, uint32_t position)
         FIELD_TYPE_BOOL, FIELD_TYPE_BYTES, FIELD_TYPE_TEXT, FIELD_TYPE_TIMESTAMP,
     };
     snprintf(field->name, sizeof field->name, "field_%u", position);
-    field->type = types[below(array_count(types))];
+    field->type = types[sim_below(array_count(types))];
     if (field->type == FIELD_TYPE_BYTES || field->type == FIELD_TYPE_TEXT) {
-        field->size = 1 + (uint32_t)below(prng_chance(&sim->prng, 1, 4) ? 60 : 20);
+        field->size = 1 + (uint32_t)sim_below(sim_odds(1, 4) ? 60 : 20);
     }
 }
 
@@ -52,13 +47,13 @@ static void random_index(const struct groove_spec *spec, struct index_spec *inde
                          uint32_t position)
 {
     snprintf(index->name, sizeof index->name, "index_%u", position);
-    index->flags = prng_chance(&sim->prng, 1, 3) ? INDEX_FLAG_SPARSE : 0;
-    index->flags |= prng_chance(&sim->prng, 1, 5) ? INDEX_FLAG_UNIQUE : 0;
-    index->field_count = (uint8_t)(1 + below(spec->field_count > 1 ? 2 : 1));
-    index->fields[0] = (uint8_t)below(spec->field_count);
+    index->flags = sim_odds(1, 3) ? INDEX_FLAG_SPARSE : 0;
+    index->flags |= sim_odds(1, 5) ? INDEX_FLAG_UNIQUE : 0;
+    index->field_count = (uint8_t)(1 + sim_below(spec->field_count > 1 ? 2 : 1));
+    index->fields[0] = (uint8_t)sim_below(spec->field_count);
     if (index->field_count == 2) {
-        index->fields[1] =
-            (uint8_t)((index->fields[0] + 1 + below(spec->field_count - 1)) % spec->field_count);
+        index->fields[1] = (uint8_t)((index->fields[0] + 1 + sim_below(spec->field_count - 1)) %
+                                     spec->field_count);
     }
 }
 
@@ -66,17 +61,17 @@ static void random_spec(struct groove_spec *spec, uint32_t slot)
 {
     *spec = (struct groove_spec){0};
     snprintf(spec->name, sizeof spec->name, "groove_%u", slot);
-    spec->field_count = 1 + (uint32_t)below(4);
+    spec->field_count = 1 + (uint32_t)sim_below(4);
     for (uint32_t i = 0; i < spec->field_count; i++) {
         random_field(&spec->fields[i], i);
     }
-    if (prng_chance(&sim->prng, 1, 4)) { /* Large objects now and then. */
+    if (sim_odds(1, 4)) { /* Large objects now and then. */
         struct field_spec *field = &spec->fields[spec->field_count];
         snprintf(field->name, sizeof field->name, "bulk");
         field->type = FIELD_TYPE_BYTES;
-        field->size = 100 + (uint32_t)below(250);
+        field->size = 100 + (uint32_t)sim_below(250);
     }
-    spec->index_count = (uint32_t)below(4);
+    spec->index_count = (uint32_t)sim_below(4);
     for (uint32_t i = 0; i < spec->index_count; i++) {
         random_index(spec, &spec->indexes[i], i);
     }
@@ -114,12 +109,12 @@ void sim_model_reset(struct sim_model *model, const struct geometry *geometry)
             }
         } while (schema_build(geometry, &spec, &slot->schema, reason, sizeof reason) != STATUS_OK ||
                  !slot_is_wanted(slot));
-        slot->key_count = slot->bulk                      ? SIM_KEY_MAX - (uint32_t)below(4 * 1024)
-                          : prng_chance(&sim->prng, 1, 4) ? 8
-                          : prng_chance(&sim->prng, 1, 3) ? 1000 + (uint32_t)below(3000)
-                                                          : 100 + (uint32_t)below(500);
-        slot->value_count = slot->unique ? slot->key_count * 2 : 2 + (uint32_t)below(6);
-        slot->sequential = prng_chance(&sim->prng, 1, 3);
+        slot->key_count = slot->bulk       ? SIM_KEY_MAX - (uint32_t)sim_below(4 * 1024)
+                          : sim_odds(1, 4) ? 8
+                          : sim_odds(1, 3) ? 1000 + (uint32_t)sim_below(3000)
+                                           : 100 + (uint32_t)sim_below(500);
+        slot->value_count = slot->unique ? slot->key_count * 2 : 2 + (uint32_t)sim_below(6);
+        slot->sequential = sim_odds(1, 3);
         assert(slot->key_count <= SIM_KEY_MAX);
     }
 }
@@ -203,7 +198,8 @@ void sim_model_object(const struct sim_slot *slot, uint32_t key, uint8_t *image)
     memset(image, 0, slot->schema.object_size);
     sim_model_id(slot, key, image);
     for (uint32_t i = 0; i < slot->schema.spec.field_count; i++) {
-        sim_model_value(slot, i, below(slot->value_count), image + slot->schema.fields[i].offset);
+        sim_model_value(slot, i, sim_below(slot->value_count),
+                        image + slot->schema.fields[i].offset);
     }
 }
 

@@ -172,7 +172,7 @@ bool sim_wait(const void *what, uint64_t deadline_ns)
 
 void sim_wake(const void *what, bool all)
 {
-    const uint32_t first = fiber_count == 0 ? 0 : (uint32_t)prng_below(&sim->prng, fiber_count);
+    const uint32_t first = fiber_count == 0 ? 0 : (uint32_t)sim_below(fiber_count);
     for (uint32_t i = 0; i < fiber_count; i++) {
         struct fiber *fiber = &fibers[(first + i) % fiber_count];
         if (fiber->waits_for == what && !fiber->ended) {
@@ -244,7 +244,7 @@ static void resume(uint32_t index)
 
 void sim_schedule(bool (*done)(void))
 {
-    slow = (uint32_t)prng_below(&sim->prng, SIM_FIBER_MAX);
+    slow = (uint32_t)sim_below(SIM_FIBER_MAX);
     while (!done()) {
         sim->step += 1;
         sim->now_ns += STEP_NS;
@@ -255,9 +255,9 @@ void sim_schedule(bool (*done)(void))
             advance_time();
             count = ready_list(ready);
         }
-        uint32_t choice = ready[prng_below(&sim->prng, count)];
-        if (choice == slow && prng_below(&sim->prng, SLOW_ODDS) > 0) {
-            choice = ready[prng_below(&sim->prng, count)];
+        uint32_t choice = ready[sim_below(count)];
+        if (choice == slow && sim_below(SLOW_ODDS) > 0) {
+            choice = ready[sim_below(count)];
         }
         resume(choice);
     }
