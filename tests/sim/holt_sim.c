@@ -522,12 +522,16 @@ static void plan_life(bool last, bool mild)
         choice -= swarm->end_weights[end];
         end += 1;
     }
+    const uint32_t slowness = swarm->sync_ns < 1000 * 1000 ? 30 : 2; /* Within patience. */
     sim->life = (struct sim_life){
         .number = number,
         .workers = (uint32_t)sim_below(swarm->workers_max + 1u),
         .readers = 1 + (uint32_t)sim_below(swarm->readers_max),
         .end = last ? SIM_END_STOP : end,
         .end_step = last ? UINT64_MAX : sim->step + sim_duration(swarm->life_steps),
+        .end_at_superblock = !last && sim_odds(1, 3),
+        .journal_slowness = sim_odds(1, 5) ? slowness : 1,
+        .grid_slowness = sim_odds(1, 5) ? slowness : 1,
         .faults = !last && !mild && sim_odds(3, 4),
         .step_begin = sim->step,
     };

@@ -117,13 +117,17 @@ struct sim_life {
     uint32_t workers, readers;
     uint64_t end_step; /* UINT64_MAX: when the clients have done their share */
     enum sim_end end;
-    bool faults;      /* chance may fail, lose and flip */
-    bool faulted;     /* it did, in a way that the daemon may have to give up for */
-    bool no_space;    /* the disk was full */
-    bool stop_wanted; /* SIGTERM was sent */
-    uint64_t stop_ns; /* when */
-    bool recovered;   /* the daemon listens */
-    bool audited;     /* and was found to hold what it must */
+    bool end_at_superblock;    /* or soon after the first write to the superblock that follows half
+                                * of its steps */
+    uint32_t journal_slowness; /* factor: the journal's calls take so much longer */
+    uint32_t grid_slowness;    /* and those of everything else */
+    bool faults;               /* chance may fail, lose and flip */
+    bool faulted;              /* it did, in a way that the daemon may have to give up for */
+    bool no_space;             /* the disk was full */
+    bool stop_wanted;          /* SIGTERM was sent */
+    uint64_t stop_ns;          /* when */
+    bool recovered;            /* the daemon listens */
+    bool audited;              /* and was found to hold what it must */
     uint64_t step_begin;
     uint64_t recovered_step;
 };

@@ -15,7 +15,8 @@
 enum {
     IN_FLIGHT_MAX = 48,
     FLIP_STEPS = 400, /* between two reads that are falsified: a second look sees the truth */
-    DAMAGE_SOME = 6,  /* no new damage while there is so much */
+    AT_SUPERBLOCK_STEPS = 60,
+    DAMAGE_SOME = 6, /* no new damage while there is so much */
 };
 
 static const uint64_t sector_none = UINT64_MAX;
@@ -236,18 +237,38 @@ void sim_disk_rot(struct sim_disk *disk)
     sim_trace("rot", offset, at, disk->damage_count);
 }
 
+/* ---- Time ----
+ */
+
+/* The journal has an opening of its own, so its calls can be told from others. */
+static uint64_t latency(const struct io *io, uint64_t mean)
+{
+    const bool journal = io->first != NULL;
+    return sim_duration(mean) * (journal ? sim->life.journal_slowness : sim->life.grid_slowness);
+}
+
+/* A life may have to end while a checkpoint is under way. */
+static void end_soon(const struct sim_disk *disk, uint64_t offset)
+{
+    struct sim_life *life = &sim->life;
+    if (life->end_at_superblock && offset < disk->journal_begin &&
+        2 * sim->step >= life->step_begin + life->end_step) {
+        life->end_at_superblock = false;
+        life->end_step = min_u64(life->end_step, sim->step + 1 + sim_below(AT_SUPERBLOCK_STEPS));
+    }
+}
+
 /* ---- Calls -------------------------------------------------------------------------------------
  */
 
 static enum status disk_read(struct io *io, uint64_t offset, void *buffer, size_t size)
 {
     struct sim_disk *disk = &sim->disk;
-    (void)io;
     assert(offset % SECTOR_SIZE == 0 && size % SECTOR_SIZE == 0 && size > 0);
     assert((uintptr_t)buffer % SECTOR_SIZE == 0);
     if (sim_on_fiber()) {
         sim_trace("read", offset, size, 0);
-        sim_sleep(sim_duration(sim->swarm.read_ns));
+        sim_sleep(latency(io, sim->swarm.read_ns));
     }
     if (offset > disk->size || size > disk->size - offset) {
         return STATUS_IO;
@@ -357,7 +378,6 @@ static bool write_goes_wrong(struct sim_disk *disk, uint64_t offset, const uint8
 static enum status disk_write(struct io *io, uint64_t offset, const void *buffer, size_t size)
 {
     struct sim_disk *disk = &sim->disk;
-    (void)io;
     assert(offset % SECTOR_SIZE == 0 && size % SECTOR_SIZE == 0 && size > 0);
     assert((uintptr_t)buffer % SECTOR_SIZE == 0);
     if (!sim_on_fiber()) { /* The format. */
@@ -370,8 +390,9 @@ static enum status disk_write(struct io *io, uint64_t offset, const void *buffer
     if (journal) {
         note_journal(disk, offset, size);
     }
+    end_soon(disk, offset);
     struct in_flight *flight = take_off(offset, buffer, size);
-    sim_sleep(sim_duration(sim->swarm.write_ns));
+    sim_sleep(latency(io, sim->swarm.write_ns));
     flight->buffer = NULL;
     if (sim_hash(buffer, size) != hash) {
         sim_fail("%zu bytes at offset %llu changed while they were being written", size,
@@ -437,7 +458,6 @@ static void sync_fail(struct sim_disk *disk)
 static enum status disk_sync(struct io *io)
 {
     struct sim_disk *disk = &sim->disk;
-    (void)io;
     if (!sim_on_fiber()) {
         sync_until(disk, disk->write_number);
         return STATUS_OK;
@@ -446,7 +466,7 @@ static enum status disk_sync(struct io *io)
     const uint64_t size = disk->size;
     sim_trace("sync", write_number, size, disk->dirty_count);
     disk->syncs_in_flight += 1;
-    sim_sleep(sim_duration(sim->swarm.sync_ns));
+    sim_sleep(latency(io, sim->swarm.sync_ns));
     disk->syncs_in_flight -= 1;
     if (sim->life.faults && sim_chance(sim->swarm.sync_error_chance)) {
         sync_fail(disk);
