@@ -249,7 +249,7 @@ def attack_crash(_bug, logs):
 
 
 def attack_atlas(_bug, logs):
-    return attack_with("holt_atlas", [], logs)
+    return attack_with("holt_atlas", ["--quick", "--processes", str(JOBS)], logs)
 
 
 def simulate(logs, chunks, seconds=None):
