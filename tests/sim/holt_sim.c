@@ -431,7 +431,7 @@ _Noreturn static void child(void)
     config.cache_size = 1 << 20;
     config.read_slot_count = 1 + (uint32_t)sim_below(4);
     config.exchange_count = 4 + (uint32_t)sim_below(13);
-    sim_fiber_start("forest", daemon_run, NULL);
+    sim_fiber_start("forest", true, daemon_run, NULL);
     sim_clients_start();
     sim_schedule(daemon_has_ended);
     if (daemon_status != STATUS_OK) {

@@ -1,6 +1,7 @@
 #include "tests/sim/sim_threads.h"
 
 #include <assert.h>
+#include <inttypes.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -40,6 +41,7 @@ struct fiber {
     void *(*run)(void *argument);
     void *argument;
     const char *name;
+    bool of_daemon; /* not a client */
     bool begun, ended;
     const void *waits_for; /* NULL: ready at wake_ns */
     uint64_t wake_ns;      /* UINT64_MAX: only when woken */
@@ -119,11 +121,12 @@ static void enter(struct fiber *fiber)
     current = NULL;
 }
 
-static uint32_t fiber_start(const char *name, void *(*run)(void *argument), void *argument)
+static uint32_t fiber_start(const char *name, bool of_daemon, void *(*run)(void *argument),
+                            void *argument)
 {
     assert(fiber_count < SIM_FIBER_MAX);
     struct fiber *fiber = &fibers[fiber_count];
-    *fiber = (struct fiber){.run = run, .argument = argument, .name = name};
+    *fiber = (struct fiber){.run = run, .argument = argument, .name = name, .of_daemon = of_daemon};
     fiber->stack = mmap(NULL, STACK_SIZE, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     assert(fiber->stack != MAP_FAILED);
@@ -133,9 +136,9 @@ static uint32_t fiber_start(const char *name, void *(*run)(void *argument), void
     return fiber_count - 1;
 }
 
-void sim_fiber_start(const char *name, void *(*run)(void *argument), void *argument)
+void sim_fiber_start(const char *name, bool of_daemon, void *(*run)(void *argument), void *argument)
 {
-    (void)fiber_start(name, run, argument);
+    (void)fiber_start(name, of_daemon, run, argument);
 }
 
 bool sim_on_fiber(void)
@@ -204,6 +207,30 @@ static uint32_t ready_list(uint32_t *list)
     return count;
 }
 
+static void who_waits(void)
+{
+    for (uint32_t i = 0; i < fiber_count; i++) {
+        const struct fiber *fiber = &fibers[i];
+        if (!fiber->ended) {
+            fprintf(stderr, "holt_sim: fiber %u, %s, %s, until %" PRIu64 "\n", i, fiber->name,
+                    fiber->waits_for != NULL ? "waits" : "sleeps", fiber->wake_ns);
+        }
+    }
+}
+
+/* Whether a thread of the daemon has something coming that is no heartbeat: a call of the disk. */
+static bool daemon_is_busy(void)
+{
+    for (uint32_t i = 0; i < fiber_count; i++) {
+        const struct fiber *fiber = &fibers[i];
+        if (!fiber->ended && fiber->of_daemon && fiber->wake_ns != UINT64_MAX &&
+            !fiber->heartbeat) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Nobody can go on before the next timer: time passes. */
 static void advance_time(void)
 {
@@ -216,14 +243,11 @@ static void advance_time(void)
         }
     }
     if (next == NULL) {
-        for (uint32_t i = 0; i < fiber_count; i++) {
-            if (!fibers[i].ended) {
-                fprintf(stderr, "holt_sim: %s waits\n", fibers[i].name);
-            }
-        }
+        who_waits();
         sim_fail("deadlock: every thread waits for another");
     }
-    if (next->heartbeat && sim_front_is_waiting()) {
+    if (next->heartbeat && sim_front_is_waiting() && !daemon_is_busy()) {
+        who_waits();
         sim_fail("requests wait, and only a heartbeat would wake the forest thread: a ring was "
                  "forgotten");
     }
@@ -384,7 +408,7 @@ int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
                           void *(*run)(void *argument), void *argument)
 {
     assert(attributes == NULL);
-    *thread = (pthread_t)fiber_start("thread", run, argument) + 1;
+    *thread = (pthread_t)fiber_start("thread", true, run, argument) + 1;
     return 0;
 }
 

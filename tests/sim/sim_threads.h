@@ -11,8 +11,9 @@
 
 enum { SIM_FIBER_MAX = 48 };
 
-/* One more fiber, ready to run. Names are for the trace. */
-void sim_fiber_start(const char *name, void *(*run)(void *argument), void *argument);
+/* One more fiber, ready to run; of the daemon, or a client's. */
+void sim_fiber_start(const char *name, bool of_daemon, void *(*run)(void *argument),
+                     void *argument);
 
 /* Whether the caller runs on a fiber, and so may wait. */
 bool sim_on_fiber(void);
