@@ -324,6 +324,9 @@ static void refuse_for_space(struct batch *batch, enum request_space space)
 static struct batch *choose_batch(struct forest *forest)
 {
     struct batch *batch = forest->gathering;
+    if (forest->read_only) {
+        return batch; /* All of it will be refused; debt cannot be paid any more. */
+    }
     for (;;) {
         const enum request_space space = batch_space(batch);
         switch (forest_space_judge(forest, space, batch, false, &forest->preparing_low)) {

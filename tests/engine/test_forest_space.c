@@ -274,6 +274,36 @@ Test(forest_space, what_is_full_of_tables_can_be_emptied)
 
 /* Whichever try to grow is the one that fails, what was accepted is done, and the next one helps.
  */
+/* A remove that has to wait for merges, in a store that will not merge any more. */
+Test(forest_space, a_full_store_that_is_damaged_answers_what_waits_to_be_removed)
+{
+    static uint8_t body[16 * 1024];
+    struct fixture_object object = {0};
+    struct groove_spec other;
+    fixture_spec(&other, "other");
+    setup_small(30, false, 0);
+    cr_assert(eq(int, fixture_request(&fixture, REQUEST_KIND_GROOVE_CREATE, &other, sizeof other),
+                 REQUEST_RESULT_OK));
+    fill();
+    /* Its end is owed. */
+    cr_assert(eq(int, fixture_request(&fixture, REQUEST_KIND_GROOVE_DROP, other.name, NAME_SIZE),
+                 REQUEST_RESULT_OK));
+    fixture_settle(&fixture);
+    fixture_id(object.id, 1);
+    const uint64_t before = fixture.outcome_count;
+    const uint32_t size = fixture_body(body, fixture.groove_id, EVENT_TYPE_REMOVE, &object, 1);
+    fixture_submit(&fixture, REQUEST_KIND_WRITE, body, size);
+    fixture.forest->space.hand = fixture.forest->space.step_low; /* Enough to merge, no more. */
+    fixture.forest->read_only = true;
+    for (int i = 0; i < 100 && fixture.outcome_count == before; i++) {
+        (void)forest_tick(fixture.forest);
+    }
+    cr_assert(eq(u64, fixture.outcome_count, before + 1));
+    cr_assert(eq(int, fixture.outcome.result, REQUEST_RESULT_READ_ONLY));
+    fixture_crash(&fixture, 1);
+    fixture_deinit(&fixture);
+}
+
 Test(forest_space, growth_may_fail_at_any_call)
 {
     for (uint64_t n = 0; n < 12; n++) {
