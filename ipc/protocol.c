@@ -89,8 +89,7 @@ static bool write_body_valid(const uint8_t *body, uint32_t size)
             section.event_type > WIRE_EVENT_TYPE_REMOVE) {
             return false;
         }
-        if (section.flags != 0 || section.zero[0] != 0 || section.zero[1] != 0 ||
-            section.zero_2 != 0) {
+        if (section.flags != 0 || section.guard != 0 || section.zero != 0 || section.zero_2 != 0) {
             return false;
         }
         const bool remove = section.event_type == WIRE_EVENT_TYPE_REMOVE;

@@ -28,6 +28,7 @@ enum {
     WIRE_FIELD_COUNT_MAX = 32,
     WIRE_INDEX_COUNT_MAX = 16,
     WIRE_INDEX_FIELD_COUNT_MAX = 4,
+    WIRE_LANE_COUNT_MAX = 64,        /* of a session */
     WIRE_ERROR_TEXT_SIZE_MAX = 1024, /* bytes of text behind a reply that is not OK */
 };
 #define WIRE_INDEX_NONE UINT32_MAX /* COUNT: the whole groove */
@@ -75,7 +76,11 @@ enum operation {
     X(DENIED, 19, "not allowed for this user")                                                     \
     X(INTERNAL, 20, "the daemon could not do it, its log says why")                                \
     X(OVERTAKEN, 21, "writes overtook this read too often")                                        \
-    X(BUDGET, 22, "the read looked through all that one read may")
+    X(BUDGET, 22, "the read looked through all that one read may")                                 \
+    X(NO_SESSION, 23, "no session has this client id")                                             \
+    X(STALE_NUMBER, 24, "the lane has executed a request with a higher number")                    \
+    X(BAD_LANE, 25, "the session has no such lane, or the number is 0")                            \
+    X(LANE_BUSY, 26, "another request is under way on this lane")
 
 enum result {
 #define X(name, number, text) RESULT_##name = (number),
@@ -92,7 +97,9 @@ enum result {
     X(UNIQUE, 4, "another object has this value in a unique index")                                \
     X(RESERVED_NOT_ZERO, 5, "timestamp and version are the store's to give")                       \
     X(BAD_VALUE, 6, "a field holds bytes that are not of its type")                                \
-    X(CORRUPT, 7, "what the event depends on is damaged on disk")
+    X(CORRUPT, 7, "what the event depends on is damaged on disk")                                  \
+    X(GUARD, 8, "its guard does not hold")                                                         \
+    X(LINKED, 9, "another event of its chain failed")
 
 enum wire_event_result {
 #define X(name, number, text) WIRE_EVENT_RESULT_##name = (number),
@@ -102,9 +109,14 @@ enum wire_event_result {
 
 /* Bits of hello_reply.features. */
 enum wire_feature {
-    /* (client id, lane, request number) makes a write take effect once; without this bit the three
-     * are only carried. */
+    /* (client id, lane, request number) makes a write take effect once. */
     WIRE_FEATURE_SESSIONS = 1,
+    WIRE_FEATURE_CHAINS = 2, /* guards, linked sections, atomic writes */
+};
+
+/* Bits of request_header.flags. */
+enum wire_request_flag {
+    WIRE_REQUEST_FLAG_ATOMIC = 1, /* of a WRITE: all its events are one chain */
 };
 
 /* ---- Headers -----------------------------------------------------------------------------------
@@ -119,7 +131,7 @@ struct request_header {
     uint32_t lane;
     uint32_t deadline_ms; /* from receipt; 0: none */
     uint32_t body_size;   /* bytes behind the header */
-    uint32_t flags;       /* 0 */
+    uint32_t flags;       /* enum wire_request_flag */
     uint8_t zero[16];
 };
 static_assert(sizeof(struct request_header) == PROTOCOL_HEADER_SIZE, "wire");
@@ -159,7 +171,8 @@ struct hello_reply {
     uint32_t batch_size_max;   /* bytes of a write's body */
     uint32_t batch_event_max;  /* events of a write; a groove's own event_count_max may be less */
     uint32_t exchange_count;   /* requests the daemon holds at once, over all clients */
-    uint8_t zero[8];
+    uint32_t session_failure_max; /* most failures that a numbered write's reply lists */
+    uint32_t zero;
     char version[WIRE_NAME_SIZE]; /* of the daemon, text, zero padded */
 };
 static_assert(sizeof(struct hello_reply) == 64, "wire");
@@ -268,15 +281,29 @@ enum wire_event_type {
     WIRE_EVENT_TYPE_UPSERT = 2,
     WIRE_EVENT_TYPE_UPDATE = 3,
     WIRE_EVENT_TYPE_REMOVE = 4,
+    WIRE_EVENT_TYPE_CHECK = 5, /* changes nothing: fails unless its guard holds */
+};
+
+enum wire_section_flag {
+    WIRE_SECTION_FLAG_LINKED = 1, /* each event is chained to the one after it */
+};
+
+/* A condition on the object of the event's own id. */
+enum wire_guard {
+    WIRE_GUARD_NONE = 0,
+    WIRE_GUARD_ABSENT = 1,
+    WIRE_GUARD_PRESENT = 2,
+    WIRE_GUARD_VERSION = 3, /* a u64 before each payload */
 };
 
 /* WRITE: a list of these, each followed by event_count payloads: object images (object_size bytes,
- * timestamp and version zero), or ids (16 bytes) for remove. */
+ * timestamp and version zero), or ids (16 bytes) for remove and check. */
 struct wire_section {
     uint32_t groove_id;
     uint8_t event_type; /* enum wire_event_type */
-    uint8_t flags;      /* 0 */
-    uint8_t zero[2];
+    uint8_t flags;      /* enum wire_section_flag */
+    uint8_t guard;      /* enum wire_guard */
+    uint8_t zero;
     uint32_t event_count; /* at least 1 */
     uint32_t zero_2;
 };
@@ -285,8 +312,8 @@ static_assert(offsetof(struct wire_section, event_count) == 8, "wire");
 
 /* Reply to WRITE: this, then failure_count failures in increasing event_index. */
 struct write_reply {
-    uint32_t failure_count;
-    uint32_t zero;
+    uint32_t failure_count; /* listed */
+    uint32_t failure_total; /* more only in the reply to a numbered write */
 };
 static_assert(sizeof(struct write_reply) == 8, "wire");
 
@@ -331,6 +358,20 @@ struct objects_reply {
     uint64_t zero;
 };
 static_assert(sizeof(struct objects_reply) == 16, "wire");
+
+/* OPEN_SESSION: this; the client id is the header's. Reply: struct session_reply, then for each
+ * lane a u64: the number of its last executed request, or 0. CLOSE_SESSION: no bodies. */
+struct open_session_request {
+    uint32_t lane_count; /* 1..WIRE_LANE_COUNT_MAX */
+    uint8_t zero[12];
+};
+static_assert(sizeof(struct open_session_request) == 16, "wire");
+
+struct session_reply {
+    uint32_t lane_count;
+    uint32_t zero;
+};
+static_assert(sizeof(struct session_reply) == 8, "wire");
 
 /* ---- Functions; any thread ---------------------------------------------------------------------
  */

@@ -480,7 +480,10 @@ static void reply_committed(struct dispatch *dispatch, struct exchange *exchange
     }
     switch (request_kind_of(exchange)) {
     case REQUEST_KIND_WRITE: {
-        const struct write_reply write = {.failure_count = outcome->failure_count};
+        const struct write_reply write = {
+            .failure_count = outcome->failure_count,
+            .failure_total = outcome->failure_count,
+        };
         reply_append(&reply, &write, sizeof write);
         reply_append(&reply, outcome->failures, failures_size);
         break;

@@ -215,7 +215,8 @@ Test(protocol, bodies_are_refused_by_rule)
     cr_assert(WRITE_WITH(event_type, 0) == RESULT_BAD_BODY);
     cr_assert(WRITE_WITH(event_type, 5) == RESULT_BAD_BODY);
     cr_assert(WRITE_WITH(flags, 1) == RESULT_BAD_BODY);
-    cr_assert(WRITE_WITH(zero[1], 1) == RESULT_BAD_BODY);
+    cr_assert(WRITE_WITH(guard, WIRE_GUARD_ABSENT) == RESULT_BAD_BODY);
+    cr_assert(WRITE_WITH(zero, 1) == RESULT_BAD_BODY);
     cr_assert(WRITE_WITH(zero_2, 1) == RESULT_BAD_BODY);
     cr_assert(WRITE_WITH(event_count, 0) == RESULT_BAD_BODY);
     cr_assert(WRITE_WITH(event_count, 2) == RESULT_BAD_BODY);
