@@ -68,7 +68,10 @@ for listener in native nng; do
         fail "the load of $name failed"
 done
 for name in raw nng; do
-    while [ ! -S "${sockets[$name]}" ]; do :; done
+    while [ ! -S "${sockets[$name]}" ]; do
+        kill -0 "${pids[$name]}" 2>/dev/null || fail "the echo server '$name' did not start"
+        sleep 0.02
+    done
 done
 
 # ask SCENARIO NAME FLAGS...: one run, its numbers in values.

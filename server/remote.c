@@ -29,6 +29,8 @@ static int exit_code_of(uint32_t result)
     case RESULT_BAD_HEADER:
     case RESULT_BAD_OPERATION:
     case RESULT_INTERNAL:
+    case RESULT_STALE_NUMBER:
+    case RESULT_BAD_LANE:
         return CLI_EXIT_SOFTWARE;
     case RESULT_BAD_VERSION:
         return status_exit_code(STATUS_VERSION);
@@ -38,6 +40,7 @@ static int exit_code_of(uint32_t result)
         return CLI_EXIT_DATA;
     case RESULT_UNKNOWN_GROOVE:
     case RESULT_UNKNOWN_INDEX:
+    case RESULT_NO_SESSION:
         return CLI_EXIT_NOT_FOUND;
     case RESULT_GROOVE_EXISTS:
     case RESULT_LIMIT:
@@ -48,6 +51,7 @@ static int exit_code_of(uint32_t result)
     case RESULT_STALE_SCHEMA:
     case RESULT_EXPIRED:
     case RESULT_OVERTAKEN:
+    case RESULT_LANE_BUSY:
         return CLI_EXIT_RETRY;
     case RESULT_SHUTTING_DOWN:
         return CLI_EXIT_SERVICE;
@@ -98,6 +102,10 @@ static const char *advice_for(uint32_t result)
     case RESULT_SHUTTING_DOWN:
     case RESULT_STALE_SCHEMA:
     case RESULT_DENIED:
+    case RESULT_NO_SESSION:
+    case RESULT_STALE_NUMBER:
+    case RESULT_BAD_LANE:
+    case RESULT_LANE_BUSY:
         return NULL;
     }
     return NULL;
