@@ -361,6 +361,15 @@ enum batch_admission batch_add(struct batch *batch, const struct catalog *catalo
     return BATCH_ADDED;
 }
 
+/* What nothing uses is zero. */
+static bool header_valid(const struct batch_request_header *header)
+{
+    static const uint8_t no_client[sizeof header->client_id];
+    return (header->flags & ~BATCH_FLAG_REFUSED) == 0 && header->zero == 0 && header->zero_2 == 0 &&
+           header->lane == 0 && header->number == 0 &&
+           memcmp(header->client_id, no_client, sizeof no_client) == 0;
+}
+
 enum status batch_decode(struct batch *batch, const struct catalog *catalog)
 {
     const struct journal_header *header =
@@ -372,7 +381,7 @@ enum status batch_decode(struct batch *batch, const struct catalog *catalog)
     for (uint32_t i = 0; i < header->request_count; i++) {
         struct batch_request_header *request =
             (struct batch_request_header *)(void *)(batch->buffer + batch->size);
-        if (header->size - batch->size < BATCH_REQUEST_HEADER_SIZE ||
+        if (header->size - batch->size < BATCH_REQUEST_HEADER_SIZE || !header_valid(request) ||
             request->size > batch->geometry->batch_size_max ||
             header->size - batch->size - BATCH_REQUEST_HEADER_SIZE < padded(request->size)) {
             return STATUS_CORRUPT;

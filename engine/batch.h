@@ -2,10 +2,11 @@
  *
  * The requests are copied straight into the buffer that becomes the journal entry:
  *
- *   journal header (128) | request header (16) body, padded to 8 | request header ... | zeros
+ *   journal header (128) | request header (48) body, padded to 8 | request header ... | zeros
  *
  * Request header: 0 4 body size   4 1 kind   5 1 flags (1 = refused before it was journaled:
- * skipped in replay, too)   6 2 zero   8 4 event_count   12 4 zero.
+ * skipped in replay, too)   6 2 zero   8 4 event_count   12 4 lane   16 16 client_id   32 8 number
+ * 40 8 zero.
  *
  * Forest thread only, but for what prefetch.h hands to readers. */
 #pragma once
@@ -18,7 +19,7 @@
 #include "engine/groove.h"
 #include "engine/storage/journal.h"
 
-enum { BATCH_REQUEST_HEADER_SIZE = 16 };
+enum { BATCH_REQUEST_HEADER_SIZE = 48 };
 
 struct batch_request_header {
     uint32_t size;
@@ -26,9 +27,13 @@ struct batch_request_header {
     uint8_t flags; /* BATCH_FLAG_REFUSED */
     uint16_t zero;
     uint32_t event_count;
-    uint32_t zero_2;
+    uint32_t lane;
+    uint8_t client_id[16]; /* of the session that the request belongs to; zero: of none */
+    uint64_t number;       /* of the request on its lane; 0 without a session, as the lane */
+    uint64_t zero_2;
 };
 static_assert(sizeof(struct batch_request_header) == BATCH_REQUEST_HEADER_SIZE, "on disk");
+static_assert(BATCH_REQUEST_HEADER_SIZE + 7 <= JOURNAL_REQUEST_HEADER_MAX, "with padding");
 enum { BATCH_FLAG_REFUSED = 1 };
 
 /* What a request does to the room in the file. */

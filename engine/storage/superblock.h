@@ -18,7 +18,7 @@
 
 enum {
     SUPERBLOCK_COPY_COUNT = 4,
-    SUPERBLOCK_VERSION = 2,
+    SUPERBLOCK_VERSION = 3,
 };
 
 /* The whole state reachable from a superblock. `checkpoint_id` hashes it, without what is peculiar
