@@ -139,6 +139,28 @@ static bool section_next(struct section_cursor *cursor, const struct catalog *ca
     return true;
 }
 
+bool batch_write_walk(const struct catalog *catalog, const uint8_t *body, uint32_t size,
+                      bool (*visit)(void *context, uint32_t groove_id,
+                                    const struct groove_schema *schema),
+                      void *context)
+{
+    struct section_cursor cursor = {.at = body, .end = body + size};
+    enum request_result result = REQUEST_RESULT_OK;
+    bool more = true;
+    while (more && (uint64_t)(cursor.end - cursor.at) >= sizeof cursor.section) {
+        /* Before anything is held against the groove's schema: what is wrong with a section must
+         * not tell those who may not know it. */
+        struct event_section section;
+        memcpy(&section, cursor.at, sizeof section);
+        const struct catalog_groove *groove = catalog_find(catalog, section.groove_id);
+        if (!visit(context, section.groove_id, groove != NULL ? &groove->schema->schema : NULL)) {
+            return false;
+        }
+        more = section_next(&cursor, catalog, &result);
+    }
+    return true;
+}
+
 static struct batch_group *group_find(struct batch *batch, uint32_t groove_id)
 {
     for (uint32_t i = 0; i < batch->group_count; i++) {

@@ -117,6 +117,12 @@ enum batch_admission batch_add(struct batch *batch, const struct catalog *catalo
                                enum request_kind kind, const uint8_t *body, uint32_t size,
                                void *context, bool internal, enum request_result *result);
 
+/* For forest_write_walk (forest.h). */
+bool batch_write_walk(const struct catalog *catalog, const uint8_t *body, uint32_t size,
+                      bool (*visit)(void *context, uint32_t groove_id,
+                                    const struct groove_schema *schema),
+                      void *context);
+
 /* Reads the requests of a journal entry that recovery left in batch->buffer. STATUS_CORRUPT: the
  * checksums were right, but the body makes no sense. */
 MUST_CHECK enum status batch_decode(struct batch *batch, const struct catalog *catalog);

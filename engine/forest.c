@@ -685,6 +685,18 @@ uint32_t forest_grooves(const struct forest *forest, struct forest_groove_info *
     return count;
 }
 
+const struct groove_schema *forest_groove_schema(const struct forest *forest, uint32_t groove_id)
+{
+    const struct catalog_groove *groove = catalog_find(&forest->catalog, groove_id);
+    return groove != NULL ? &groove->schema->schema : NULL;
+}
+
+bool forest_write_walk(const struct forest *forest, const uint8_t *body, uint32_t size,
+                       forest_groove_visit *visit, void *context)
+{
+    return batch_write_walk(&forest->catalog, body, size, visit, context);
+}
+
 void forest_stats(struct forest *forest, struct forest_stats *stats)
 {
     *stats = (struct forest_stats){

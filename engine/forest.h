@@ -210,6 +210,19 @@ struct forest_groove_info {
 uint32_t forest_grooves(const struct forest *forest, struct forest_groove_info *grooves,
                         uint32_t max);
 
+/* The groove's schema as the next write would find it, valid until the next forest_tick. NULL: no
+ * such groove. */
+const struct groove_schema *forest_groove_schema(const struct forest *forest, uint32_t groove_id);
+
+/* Goes through the sections of a write as forest_batch_add would, and calls `visit` for the groove
+ * of each (schema NULL: there is none of this number) until it says false or the body makes no more
+ * sense. Returns false if `visit` did; every groove that the write could touch has been visited
+ * otherwise, or the write will be refused. */
+typedef bool forest_groove_visit(void *context, uint32_t groove_id,
+                                 const struct groove_schema *schema);
+bool forest_write_walk(const struct forest *forest, const uint8_t *body, uint32_t size,
+                       forest_groove_visit *visit, void *context);
+
 struct forest_stats {
     struct geometry geometry;
     uint64_t op, commit_executed, commit_durable, timestamp;

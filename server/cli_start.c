@@ -11,7 +11,7 @@
 #include "server/json_writer.h"
 #include "server/value_text.h"
 
-enum { PLAN_TEXT_SIZE = 64 * 1024 };
+enum { PLAN_TEXT_SIZE = 64 * 1024 + ACCESS_RULE_MAX * 1024 };
 
 /* Processors that this process may run on: what a container was given, not what the machine has. */
 static uint32_t processor_count(void)
@@ -109,6 +109,29 @@ static void option_text(const struct config *config, enum config_key key, char *
     }
 }
 
+/* A rule as it counts: the user's number beside the words of its line. */
+static void rule_text(const struct access_rule *rule, char *text, size_t size)
+{
+    char uid[16] = "";
+    if (rule->uid != ACCESS_UID_ANY) {
+        snprintf(uid, sizeof uid, " (%" PRIu32 ")", rule->uid);
+    }
+    snprintf(text, size, "%s%s %s %s", rule->who, uid, access_right_name(rule->right),
+             rule->groove[0] != '\0' ? rule->groove : "*");
+}
+
+static void print_rules(const struct access_rules *access)
+{
+    if (access->count == 0) {
+        printf("  %-18s %-32s %s\n", "allow", "everything to whoever connects", "default");
+    }
+    for (uint32_t i = 0; i < access->count; i++) {
+        char text[ACCESS_WHO_SIZE + NAME_SIZE + 32];
+        rule_text(&access->rules[i], text, sizeof text);
+        printf("  %-18s %-32s file, line %" PRIu32 "\n", "allow", text, access->rules[i].line);
+    }
+}
+
 static void print_size(const char *name, uint64_t size, const char *derived)
 {
     char text[32];
@@ -125,6 +148,7 @@ static void print_plan(const struct config *config, const struct daemon_plan *pl
         printf("  %-18s %-32s %s\n", config_options[key].name, text,
                config_source_text(config->source[key]));
     }
+    print_rules(&config->access);
     printf("\ngeometry, chosen by holt format\n");
     print_size("block", plan->geometry.block_size, "unit of the file");
     print_size("journal", plan->geometry.journal_size, "ring that takes every write first");
@@ -169,6 +193,21 @@ static void print_plan_json(const struct config *config, const struct daemon_pla
         json_object_end(&writer);
     }
     json_object_end(&writer);
+    json_array_begin(&writer, "access");
+    for (uint32_t i = 0; i < config->access.count; i++) {
+        const struct access_rule *rule = &config->access.rules[i];
+        const char *right = access_right_name(rule->right);
+        json_object_begin(&writer, NULL);
+        json_text(&writer, "who", rule->who, sizeof rule->who);
+        if (rule->uid != ACCESS_UID_ANY) {
+            json_u64(&writer, "uid", rule->uid);
+        }
+        json_text(&writer, "right", right, strlen(right));
+        json_text(&writer, "groove", rule->groove[0] != '\0' ? rule->groove : "*", NAME_SIZE);
+        json_u64(&writer, "line", rule->line);
+        json_object_end(&writer);
+    }
+    json_array_end(&writer);
     json_array_begin(&writer, "memory");
     for (uint32_t i = 0; i < plan->forest.item_count; i++) {
         const struct forest_plan_item *item = &plan->forest.items[i];
@@ -255,7 +294,9 @@ const struct cli_command command_start = {
         "is also an environment variable (--cache: HOLT_CACHE) and a key of the configuration\n"
         "file (cache = 1G); flags win over the environment, the environment over the file.\n"
         "\n"
-        "  --config PATH            configuration file: lines of key = value (HOLT_CONFIG)\n"
+        "  --config PATH            configuration file: lines of key = value (HOLT_CONFIG). Its\n"
+        "                           lines 'allow = WHO read|write|admin GROOVE' say who may do "
+        "what\n"
         "  --plan [--json]          print configuration, memory and limits, and do not start\n"
         "  --socket PATH            Unix socket to serve on (FILE.sock)\n"
         "  --socket-mode OCTAL      permissions of the socket (0600)\n"

@@ -25,6 +25,25 @@ static const char *size_of(uint64_t size, char buffer[32])
     return buffer;
 }
 
+static void print_access(const json_t *root)
+{
+    const json_t *denied = json_object_get(json_object_get(root, "access"), "denied_total");
+    const uint64_t rules = number(root, "access", "rules");
+    uint64_t total = 0;
+    const char *name;
+    json_t *count;
+    json_object_foreach((json_t *)denied, name, count)
+    {
+        total += (uint64_t)json_integer_value(count);
+    }
+    if (rules == 0) {
+        printf("access      whoever may open the socket may do everything");
+    } else {
+        printf("access      %" PRIu64 " rules", rules);
+    }
+    printf("; %" PRIu64 " requests denied\n", total);
+}
+
 static void print_grooves(const json_t *root)
 {
     const json_t *grooves = json_object_get(root, "grooves");
@@ -99,6 +118,7 @@ static void print_stat(const json_t *root)
            number(root, "reads", "over_budget_total"));
     printf("clients     %" PRIu64 " connected, %" PRIu64 " dropped for not reading\n",
            number(root, "listener", "connections"), number(root, "listener", "send_timeouts"));
+    print_access(root);
     print_grooves(root);
 }
 

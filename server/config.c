@@ -223,7 +223,8 @@ static bool unquote(char **value)
     return true;
 }
 
-static enum status load_line(struct config *config, char *line, bool *seen, char *error)
+static enum status load_line(struct config *config, char *line, uint32_t line_number, bool *seen,
+                             char *error)
 {
     char *text = trim(line);
     if (text[0] == '\0' || text[0] == '#' || text[0] == ';') {
@@ -237,6 +238,14 @@ static enum status load_line(struct config *config, char *line, bool *seen, char
     *equals = '\0';
     const char *name = trim(text);
     char *value = equals + 1;
+    if (!unquote(&value)) {
+        snprintf(error, CONFIG_ERROR_SIZE, "the quote of '%.60s' is not closed", name);
+        return STATUS_INVALID;
+    }
+    if (strcmp(name, "allow") == 0) {
+        static_assert((int)ACCESS_ERROR_SIZE <= (int)CONFIG_ERROR_SIZE, "one buffer for both");
+        return access_add(&config->access, value, line_number, error);
+    }
     const enum config_key key = config_key_find(name, strlen(name));
     if (key == CONFIG_KEY_COUNT) {
         snprintf(error, CONFIG_ERROR_SIZE,
@@ -248,10 +257,6 @@ static enum status load_line(struct config *config, char *line, bool *seen, char
         return STATUS_INVALID;
     }
     seen[key] = true;
-    if (!unquote(&value)) {
-        snprintf(error, CONFIG_ERROR_SIZE, "the quote of '%s' is not closed", name);
-        return STATUS_INVALID;
-    }
     return config_set(config, key, value, CONFIG_FILE, error);
 }
 
@@ -273,7 +278,7 @@ enum status config_load_file(struct config *config, const char *path, char *erro
             snprintf(problem, sizeof problem, "the line is too long");
             status = STATUS_INVALID;
         } else {
-            status = load_line(config, line, seen, problem);
+            status = load_line(config, line, line_number, seen, problem);
         }
         if (status != STATUS_OK) {
             snprintf(error, CONFIG_ERROR_SIZE, "%.200s, line %" PRIu32 ": %.250s", path,

@@ -5,7 +5,8 @@
  * One table (config_options) gives every option its flag, its variable, its key in the file, its
  * default, its bounds and its help, so that none of them can be forgotten. The file is lines of
  * `key = value`; # and ; start a comment; a value may stand in double quotes. An unknown key, a
- * doubled one or a value out of bounds is an error that names the file and the line. */
+ * doubled one or a value out of bounds is an error that names the file and the line. Only the file
+ * may hold, and more than once, `allow = ...` (access.h). */
 #pragma once
 
 #include <limits.h>
@@ -16,6 +17,7 @@
 #include "ipc/listener.h"
 #include "pool/log.h"
 #include "pool/status.h"
+#include "server/access.h"
 
 enum config_source { CONFIG_DEFAULT, CONFIG_FILE, CONFIG_ENVIRONMENT, CONFIG_FLAG };
 
@@ -63,6 +65,7 @@ struct config {
     enum log_format log_format;
     enum log_level log_level;
     enum config_source source[CONFIG_KEY_COUNT]; /* where each value came from */
+    struct access_rules access;                  /* the file's `allow` lines */
 };
 
 enum { CONFIG_ERROR_SIZE = 512 };

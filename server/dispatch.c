@@ -239,6 +239,7 @@ enum status dispatch_init(struct dispatch *dispatch, struct forest *forest,
         .started_ns = clock_monotonic_ns(clock),
         .text = memory_acquire(DISPATCH_TEXT_SIZE),
     };
+    gate_init(&dispatch->gate, &config->access, forest, clock);
     return dispatch->text != NULL ? STATUS_OK : STATUS_NO_MEMORY;
 }
 
@@ -313,15 +314,16 @@ static void append_groove(struct reply *reply, const struct forest_groove_info *
     }
 }
 
-/* All grooves that are not being dropped, into dispatch->grooves. */
-static uint32_t collect_grooves(struct dispatch *dispatch)
+/* All grooves that are not being dropped and that this user may see, into dispatch->grooves. */
+static uint32_t collect_grooves(struct dispatch *dispatch, uint32_t uid)
 {
     const uint32_t all =
         forest_grooves(dispatch->forest, dispatch->grooves, DISPATCH_GROOVE_COUNT_MAX);
     assert(all <= DISPATCH_GROOVE_COUNT_MAX);
     uint32_t count = 0;
     for (uint32_t i = 0; i < all; i++) {
-        if (!dispatch->grooves[i].dropping) {
+        if (!dispatch->grooves[i].dropping &&
+            gate_shows(&dispatch->gate, uid, dispatch->grooves[i].schema->spec.name)) {
             dispatch->grooves[count++] = dispatch->grooves[i];
         }
     }
@@ -330,7 +332,9 @@ static uint32_t collect_grooves(struct dispatch *dispatch)
 
 static void answer_schema(struct dispatch *dispatch, struct exchange *exchange)
 {
-    const struct schema_reply schema = {.groove_count = collect_grooves(dispatch)};
+    const struct schema_reply schema = {
+        .groove_count = collect_grooves(dispatch, exchange->peer_uid),
+    };
     struct reply reply;
     const bool forbidden = transport_begin();
     if (reply_begin(&reply, exchange,
@@ -347,13 +351,44 @@ static void answer_schema(struct dispatch *dispatch, struct exchange *exchange)
 
 static void answer_stat(struct dispatch *dispatch, struct exchange *exchange)
 {
-    const uint32_t groove_count = collect_grooves(dispatch);
+    const uint32_t groove_count = collect_grooves(dispatch, exchange->peer_uid);
     const char *text = stat_text(dispatch, groove_count, dispatch->text, DISPATCH_TEXT_SIZE);
     if (text == NULL) {
         refuse(dispatch, exchange, RESULT_INTERNAL, "the statistics do not fit their buffer");
         return;
     }
     reply_body(exchange, text, (uint32_t)strlen(text));
+}
+
+static void answer(struct dispatch *dispatch, struct exchange *exchange)
+{
+    const char *denied = gate_check(&dispatch->gate, exchange);
+    if (denied != NULL) {
+        refuse(dispatch, exchange, RESULT_DENIED, denied);
+        return;
+    }
+    switch ((enum operation)exchange->header.operation) {
+    case OPERATION_HELLO:
+        answer_hello(dispatch, exchange);
+        return;
+    case OPERATION_PING:
+        reply_body(exchange, exchange_body(exchange), exchange->header.body_size);
+        return;
+    case OPERATION_STAT:
+        answer_stat(dispatch, exchange);
+        return;
+    case OPERATION_SCHEMA:
+        answer_schema(dispatch, exchange);
+        return;
+    case OPERATION_CREATE_GROOVE:
+    case OPERATION_DROP_GROOVE:
+    case OPERATION_WRITE:
+    case OPERATION_LOOKUP:
+    case OPERATION_QUERY:
+    case OPERATION_COUNT:
+        break;
+    }
+    assert(false && "goes to the forest");
 }
 
 bool dispatch_take(struct dispatch *dispatch)
@@ -371,16 +406,10 @@ bool dispatch_take(struct dispatch *dispatch)
         dispatch->requests_total[exchange->header.operation] += 1;
         switch ((enum operation)exchange->header.operation) {
         case OPERATION_HELLO:
-            answer_hello(dispatch, exchange);
-            break;
         case OPERATION_PING:
-            reply_body(exchange, exchange_body(exchange), exchange->header.body_size);
-            break;
         case OPERATION_STAT:
-            answer_stat(dispatch, exchange);
-            break;
         case OPERATION_SCHEMA:
-            answer_schema(dispatch, exchange);
+            answer(dispatch, exchange);
             break;
         case OPERATION_CREATE_GROOVE:
         case OPERATION_DROP_GROOVE:
@@ -441,6 +470,12 @@ static bool submit_write(struct dispatch *dispatch)
         refuse(dispatch, exchange, RESULT_EXPIRED, NULL);
         return true;
     }
+    const char *denied = gate_check(&dispatch->gate, exchange);
+    if (denied != NULL) {
+        list_pop(&dispatch->writes);
+        refuse(dispatch, exchange, RESULT_DENIED, denied);
+        return true;
+    }
     enum request_result result = REQUEST_RESULT_OK;
     const char *reason = NULL;
     switch (forest_batch_add(dispatch->forest, request_kind_of(exchange), exchange_body(exchange),
@@ -459,15 +494,11 @@ static bool submit_write(struct dispatch *dispatch)
     return false;
 }
 
-static uint32_t object_size_of(struct dispatch *dispatch, uint32_t groove_id)
+/* 0 if it was dropped again by a request behind the one that made it. */
+static uint32_t object_size_of(const struct dispatch *dispatch, uint32_t groove_id)
 {
-    const uint32_t groove_count = collect_grooves(dispatch);
-    for (uint32_t i = 0; i < groove_count; i++) {
-        if (dispatch->grooves[i].groove_id == groove_id) {
-            return dispatch->grooves[i].schema->object_size;
-        }
-    }
-    return 0; /* Dropped again by a request behind it, before it was durable. */
+    const struct groove_schema *schema = forest_groove_schema(dispatch->forest, groove_id);
+    return schema != NULL ? schema->object_size : 0;
 }
 
 static void reply_committed(struct dispatch *dispatch, struct exchange *exchange,
@@ -607,6 +638,12 @@ static bool submit_read(struct dispatch *dispatch)
         list_pop(&dispatch->reads);
         dispatch->expired_total += 1;
         refuse(dispatch, exchange, RESULT_EXPIRED, NULL);
+        return true;
+    }
+    const char *denied = gate_check(&dispatch->gate, exchange);
+    if (denied != NULL) {
+        list_pop(&dispatch->reads);
+        refuse(dispatch, exchange, RESULT_DENIED, denied);
         return true;
     }
     struct read_request *read = forest_read_acquire(dispatch->forest);

@@ -18,6 +18,7 @@
 #include "ipc/listener.h"
 #include "ipc/protocol.h"
 #include "server/config.h"
+#include "server/gate.h"
 #include "server/request_queue.h"
 
 enum {
@@ -43,6 +44,7 @@ struct dispatch {
     uint64_t message_size; /* bytes that requests and replies in hand may take beside the plan */
     uint32_t message_size_max;
 
+    struct gate gate;                   /* who may pass */
     struct exchange_list writes;        /* not yet in a batch */
     struct exchange_list reads;         /* waiting for one of the forest's read slots */
     _Atomic uint32_t reads_in_progress; /* release by the reader, acquire by dispatch_is_idle */

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/sysinfo.h>
 #include <unistd.h>
 
@@ -299,6 +300,39 @@ static void on_request(void *context, struct exchange *exchange)
     }
 }
 
+/* Whoever may write in a directory may put something else where our file is, unless the sticky bit
+ * keeps names for their owners. Not refused: volumes of containers come like that, and there the
+ * mount decides who sees them at all. */
+static void warn_of_directory(const char *path)
+{
+    char directory[PATH_MAX] = ".";
+    struct stat found;
+    const char *slash = strrchr(path, '/');
+    if (slash != NULL) {
+        snprintf(directory, sizeof directory, "%.*s", slash == path ? 1 : (int)(slash - path),
+                 path);
+    }
+    if (stat(directory, &found) == 0 && (found.st_mode & S_IWOTH) != 0 &&
+        (found.st_mode & S_ISVTX) == 0) {
+        LOG_WARN("directory.open", log_text("path", path), log_text("directory", directory),
+                 log_text("why", "every user may replace what is in this directory"),
+                 log_text("do", "chmod o-w, or o+t"));
+    }
+}
+
+static void warn_of_surroundings(const struct daemon *daemon)
+{
+    const struct config *config = daemon->config;
+    warn_of_directory(config->data_path);
+    warn_of_directory(config->socket_path);
+    if (access_is_unmapped(geteuid())) {
+        LOG_WARN("access.nobody", log_u64("uid", geteuid()),
+                 log_text("why", "this uid stands for every user without a number here, so whoever "
+                                 "has it is denied everything, the daemon's own user too"),
+                 log_text("do", "run the daemon as a user of its own"));
+    }
+}
+
 static enum status start_listener(struct daemon *daemon)
 {
     const struct config *config = daemon->config;
@@ -428,6 +462,7 @@ static enum status start_and_serve(struct daemon *daemon)
         dispatch_deinit(&daemon->dispatch);
         return status;
     }
+    warn_of_surroundings(daemon);
     status = start_listener(daemon);
     if (status != STATUS_OK) {
         settle(daemon);
@@ -438,6 +473,7 @@ static enum status start_and_serve(struct daemon *daemon)
     LOG_INFO("daemon.ready", log_text("file", daemon->config->data_path),
              log_text("socket", daemon->config->socket_path),
              log_text("listener", listener_kind_name(daemon->config->listener)),
+             log_u64("access_rules", daemon->config->access.count),
              log_u64("pid", (uint64_t)getpid()));
 
     memory_forbid_allocation();

@@ -158,6 +158,18 @@ static void write_requests(struct json_writer *writer, struct dispatch *dispatch
     json_object_end(writer);
 }
 
+static void write_access(struct json_writer *writer, const struct dispatch *dispatch)
+{
+    json_object_begin(writer, "access");
+    json_u64(writer, "rules", dispatch->gate.rules->count);
+    json_object_begin(writer, "denied_total");
+    for (enum gate_lack lack = 0; lack < GATE_LACK_COUNT; lack++) {
+        json_u64(writer, gate_lack_name(lack), dispatch->gate.denied_total[lack]);
+    }
+    json_object_end(writer);
+    json_object_end(writer);
+}
+
 static void write_groove(struct json_writer *writer, const struct forest_groove_info *info)
 {
     char text[GROOVE_TEXT_SIZE];
@@ -195,6 +207,7 @@ const char *stat_text(struct dispatch *dispatch, uint32_t groove_count, char *te
     write_reads(&writer, &stats);
     write_memory(&writer, dispatch, &stats);
     write_requests(&writer, dispatch);
+    write_access(&writer, dispatch);
     json_array_begin(&writer, "grooves");
     for (uint32_t i = 0; i < groove_count; i++) {
         write_groove(&writer, &dispatch->grooves[i]);

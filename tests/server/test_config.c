@@ -126,6 +126,33 @@ Test(config, wrong_files_name_the_line)
     cr_assert_not_null(strstr(error, "/nonexistent/file"));
 }
 
+Test(config, lines_of_access_add_up)
+{
+    cr_assert_eq(load("allow = uid:7 read books\n\n  allow=\"* read public\" # all\nreaders = 3\n"
+                      "allow = uid:7 write coins ; and more\n"),
+                 STATUS_OK, "%s", error);
+    cr_assert_eq(config.readers, 3);
+    cr_assert_eq(config.access.count, 3);
+    cr_assert_eq(config.access.rules[0].line, 1);
+    cr_assert_eq(config.access.rules[1].line, 3);
+    cr_assert_eq(config.access.rules[1].uid, ACCESS_UID_ANY);
+    cr_assert_eq(config.access.rules[2].line, 5);
+    cr_assert_str_eq(config.access.rules[2].groove, "coins");
+    cr_assert_eq(load("cache = 64M\n"), STATUS_OK, "%s", error);
+    cr_assert_eq(config.access.count, 0);
+}
+
+Test(config, wrong_lines_of_access_name_the_line)
+{
+    cr_assert_eq(load("allow = uid:7 read books\nallow = uid:8 reed books\n"), STATUS_INVALID);
+    cr_assert_not_null(strstr(error, "line 2: 'reed' is not a right"), "%s", error);
+    cr_assert_eq(load("\nallow = nemo-nobody read books\n"), STATUS_INVALID);
+    cr_assert_not_null(strstr(error, "line 2: there is no user 'nemo-nobody'"), "%s", error);
+    cr_assert_eq(load("allow = \"uid:7 read books\n"), STATUS_INVALID);
+    cr_assert_not_null(strstr(error, "line 1: the quote of 'allow' is not closed"), "%s", error);
+    cr_assert_eq(config_key_find("allow", 5), CONFIG_KEY_COUNT); /* No flag, no variable. */
+}
+
 Test(config, wrong_variables_are_named)
 {
     config_init(&config);
