@@ -96,29 +96,28 @@ struct section_cursor {
     const uint8_t *end;
     struct event_section section;
     struct catalog_groove *groove;
-    uint32_t payload_size; /* of one event */
-    const uint8_t *payloads;
+    const uint8_t *payloads; /* the first event's, behind its guard's version */
+    uint32_t stride;         /* bytes from one event to the next */
 };
 
 /* The next section, checked as far as the catalog allows. False: *result is OK at the end, or what
- * is wrong. */
+ * is wrong. The cursor begins with no section: zero. */
 static bool section_next(struct section_cursor *cursor, const struct catalog *catalog,
                          enum request_result *result)
 {
     *result = REQUEST_RESULT_OK;
     const uint64_t left = (uint64_t)(cursor->end - cursor->at);
-    if (left == 0) {
+    struct event_section *section = &cursor->section;
+    const bool linked = (section->flags & EVENT_SECTION_FLAG_LINKED) != 0;
+    if (left == 0 && !linked) {
         return false;
     }
-    struct event_section *section = &cursor->section;
-    *result = REQUEST_RESULT_MALFORMED;
+    *result = REQUEST_RESULT_MALFORMED; /* A last section that is linked is linked to nothing. */
     if (left < sizeof *section) {
         return false;
     }
     memcpy(section, cursor->at, sizeof *section);
-    if (section->event_type < EVENT_TYPE_INSERT || section->event_type > EVENT_TYPE_REMOVE ||
-        section->flags != 0 || section->zero[0] != 0 || section->zero[1] != 0 ||
-        section->zero_2 != 0 || section->event_count == 0) {
+    if (!event_section_valid(section)) {
         return false;
     }
     cursor->groove = catalog_find(catalog, section->groove_id);
@@ -126,15 +125,16 @@ static bool section_next(struct section_cursor *cursor, const struct catalog *ca
         *result = REQUEST_RESULT_UNKNOWN_GROOVE;
         return false;
     }
-    cursor->payload_size = section->event_type == EVENT_TYPE_REMOVE
-                               ? ID_SIZE
-                               : cursor->groove->schema->schema.object_size;
-    cursor->payloads = cursor->at + sizeof *section;
-    const uint64_t size = (uint64_t)section->event_count * cursor->payload_size;
+    const uint32_t guard_size = event_guard_size(section->guard);
+    cursor->stride = guard_size + (event_has_id_only(section->event_type)
+                                       ? ID_SIZE
+                                       : cursor->groove->schema->schema.object_size);
+    const uint64_t size = (uint64_t)section->event_count * cursor->stride;
     if (size > left - sizeof *section) {
         return false;
     }
-    cursor->at = cursor->payloads + size;
+    cursor->payloads = cursor->at + sizeof *section + guard_size;
+    cursor->at += sizeof *section + size;
     *result = REQUEST_RESULT_OK;
     return true;
 }
@@ -281,8 +281,9 @@ enum request_space request_space(enum request_kind kind, const uint8_t *body, ui
     while (size - at >= sizeof(struct event_section)) {
         struct event_section section;
         memcpy(&section, body + at, sizeof section);
-        const uint64_t payloads = (uint64_t)section.event_count * ID_SIZE;
-        if (section.event_type != EVENT_TYPE_REMOVE ||
+        const uint64_t payloads =
+            (uint64_t)section.event_count * (event_guard_size(section.guard) + ID_SIZE);
+        if (!event_has_id_only(section.event_type) ||
             payloads > size - at - sizeof(struct event_section)) {
             return REQUEST_SPACE_WRITE;
         }
@@ -340,9 +341,11 @@ static uint32_t padded(uint32_t size)
 }
 
 enum batch_admission batch_add(struct batch *batch, const struct catalog *catalog,
-                               enum request_kind kind, const uint8_t *body, uint32_t size,
-                               void *context, bool internal, enum request_result *result)
+                               enum request_kind kind, bool atomic, const uint8_t *body,
+                               uint32_t size, void *context, bool internal,
+                               enum request_result *result)
 {
+    assert(!atomic || kind == REQUEST_KIND_WRITE);
     struct write_needs needs = {0};
     if (size > batch->geometry->batch_size_max) {
         *result = REQUEST_RESULT_TOO_BIG;
@@ -371,6 +374,7 @@ enum batch_admission batch_add(struct batch *batch, const struct catalog *catalo
     *request->header = (struct batch_request_header){
         .size = size,
         .kind = (uint8_t)kind,
+        .flags = atomic ? BATCH_FLAG_ATOMIC : 0,
         .event_count = needs.event_count,
     };
     memcpy(batch->buffer + batch->size + BATCH_REQUEST_HEADER_SIZE, body, size);
@@ -387,7 +391,9 @@ enum batch_admission batch_add(struct batch *batch, const struct catalog *catalo
 static bool header_valid(const struct batch_request_header *header)
 {
     static const uint8_t no_client[sizeof header->client_id];
-    return (header->flags & ~BATCH_FLAG_REFUSED) == 0 && header->zero == 0 && header->zero_2 == 0 &&
+    const uint8_t flags =
+        BATCH_FLAG_REFUSED | (header->kind == REQUEST_KIND_WRITE ? BATCH_FLAG_ATOMIC : 0);
+    return (header->flags & ~flags) == 0 && header->zero == 0 && header->zero_2 == 0 &&
            header->lane == 0 && header->number == 0 &&
            memcmp(header->client_id, no_client, sizeof no_client) == 0;
 }
@@ -438,9 +444,19 @@ enum status batch_decode(struct batch *batch, const struct catalog *catalog)
 /* ---- Resolving ---------------------------------------------------------------------------------
  */
 
+struct event_guard batch_event_guard(const struct batch_event *event)
+{
+    struct event_guard guard = {.kind = event->guard};
+    if (guard.kind == EVENT_GUARD_VERSION) {
+        guard.version = load_u64_le(event->payload - event_guard_size(event->guard));
+    }
+    return guard;
+}
+
 static void resolve_events(struct batch *batch, const struct catalog *catalog,
                            struct batch_request *request)
 {
+    const bool atomic = (request->header->flags & BATCH_FLAG_ATOMIC) != 0;
     request->event_first = batch->event_count;
     struct section_cursor cursor = {
         .at = request->body,
@@ -454,15 +470,21 @@ static void resolve_events(struct batch *batch, const struct catalog *catalog,
         for (uint32_t i = 0; i < cursor.section.event_count; i++) {
             assert(batch->event_count < batch->geometry->batch_event_max);
             batch->events[batch->event_count] = (struct batch_event){
-                .payload = cursor.payloads + (size_t)i * cursor.payload_size,
+                .payload = cursor.payloads + (size_t)i * cursor.stride,
                 .type = cursor.section.event_type,
                 .group = (uint8_t)(group - batch->groups),
+                .guard = cursor.section.guard,
+                .linked = atomic || (cursor.section.flags & EVENT_SECTION_FLAG_LINKED) != 0,
             };
             batch->event_count += 1;
             group->event_count += 1;
         }
     }
     assert(result == REQUEST_RESULT_OK);
+    if (atomic) {
+        batch->events[batch->event_count - 1].linked = false;
+    }
+    assert(!batch->events[batch->event_count - 1].linked); /* A chain ends with its request. */
 }
 
 void batch_resolve(struct batch *batch, const struct catalog *catalog)

@@ -5,8 +5,8 @@
  *   journal header (128) | request header (48) body, padded to 8 | request header ... | zeros
  *
  * Request header: 0 4 body size   4 1 kind   5 1 flags (1 = refused before it was journaled:
- * skipped in replay, too)   6 2 zero   8 4 event_count   12 4 lane   16 16 client_id   32 8 number
- * 40 8 zero.
+ * skipped in replay, too; 2 = atomic)   6 2 zero   8 4 event_count   12 4 lane   16 16 client_id
+ * 32 8 number   40 8 zero.
  *
  * Forest thread only, but for what prefetch.h hands to readers. */
 #pragma once
@@ -24,7 +24,7 @@ enum { BATCH_REQUEST_HEADER_SIZE = 48 };
 struct batch_request_header {
     uint32_t size;
     uint8_t kind;  /* enum request_kind */
-    uint8_t flags; /* BATCH_FLAG_REFUSED */
+    uint8_t flags; /* enum batch_flag */
     uint16_t zero;
     uint32_t event_count;
     uint32_t lane;
@@ -34,7 +34,10 @@ struct batch_request_header {
 };
 static_assert(sizeof(struct batch_request_header) == BATCH_REQUEST_HEADER_SIZE, "on disk");
 static_assert(BATCH_REQUEST_HEADER_SIZE + 7 <= JOURNAL_REQUEST_HEADER_MAX, "with padding");
-enum { BATCH_FLAG_REFUSED = 1 };
+enum batch_flag {
+    BATCH_FLAG_REFUSED = 1,
+    BATCH_FLAG_ATOMIC = 2, /* of a write: all its events are one chain */
+};
 
 /* What a request does to the room in the file. */
 enum request_space {
@@ -63,7 +66,12 @@ struct batch_event {
     uint32_t entry; /* index into batch.entries; set by the prefetch */
     uint8_t type;   /* enum event_type */
     uint8_t group;  /* index into batch.groups */
+    uint8_t guard;  /* enum event_guard_kind */
+    bool linked;    /* chained to the next event, which is of the same request */
 };
+
+/* The version that a guard asks for stands before the payload. */
+struct event_guard batch_event_guard(const struct batch_event *event);
 
 /* The events of one groove. Entries of a group are adjacent and sorted by id. */
 struct batch_group {
@@ -111,11 +119,13 @@ void batch_deinit(struct batch *batch);
 void batch_reset(struct batch *batch);
 
 enum batch_admission { BATCH_ADDED, BATCH_FULL, BATCH_REFUSED };
-/* Checks the request against the catalog and copies it in. FULL: fits into an empty batch, not into
- * this one. REFUSED: *result and, for DDL, `batch->reason` say why. */
+/* Checks the request against the catalog and copies it in. `atomic`: all events of a write are one
+ * chain. FULL: fits into an empty batch, not into this one. REFUSED: *result and, for DDL,
+ * `batch->reason` say why. */
 enum batch_admission batch_add(struct batch *batch, const struct catalog *catalog,
-                               enum request_kind kind, const uint8_t *body, uint32_t size,
-                               void *context, bool internal, enum request_result *result);
+                               enum request_kind kind, bool atomic, const uint8_t *body,
+                               uint32_t size, void *context, bool internal,
+                               enum request_result *result);
 
 /* For forest_write_walk (forest.h). */
 bool batch_write_walk(const struct catalog *catalog, const uint8_t *body, uint32_t size,

@@ -2,7 +2,11 @@
  *
  * The body of a write request is a list of sections. A section is a 16-byte header and
  * `event_count` payloads: an object image for insert, upsert and update (timestamp and version
- * zero), a 16-byte id for remove. Little-endian. */
+ * zero), a 16-byte id for remove and check; with a guard on the version, the version (8) before
+ * each. Little-endian.
+ *
+ * In a linked section each event is chained to the event after it, the last one to the first of the
+ * next section. A chain happens wholly or not at all. */
 #pragma once
 
 #include <assert.h>
@@ -14,17 +18,56 @@ enum event_type {
     EVENT_TYPE_UPSERT = 2,
     EVENT_TYPE_UPDATE = 3, /* the id must be present; keeps its timestamp */
     EVENT_TYPE_REMOVE = 4, /* the id must be present */
+    EVENT_TYPE_CHECK = 5,  /* changes nothing: fails unless its guard holds */
+};
+
+enum event_section_flag { EVENT_SECTION_FLAG_LINKED = 1 };
+
+/* A condition on the object of the event's own id, as the events before have left it. */
+enum event_guard_kind {
+    EVENT_GUARD_NONE = 0,
+    EVENT_GUARD_ABSENT = 1,
+    EVENT_GUARD_PRESENT = 2,
+    EVENT_GUARD_VERSION = 3, /* present, and of this version */
+};
+
+struct event_guard {
+    enum event_guard_kind kind;
+    uint64_t version; /* that VERSION asks for; else 0 */
 };
 
 struct event_section {
     uint32_t groove_id;
-    uint8_t event_type;
-    uint8_t flags; /* 0: guards and chains come with the protocol that carries them */
-    uint8_t zero[2];
-    uint32_t event_count;
+    uint8_t event_type; /* enum event_type */
+    uint8_t flags;      /* enum event_section_flag; not of the last section */
+    uint8_t guard;      /* enum event_guard_kind; not NONE for check */
+    uint8_t zero;
+    uint32_t event_count; /* at least 1 */
     uint32_t zero_2;
 };
 static_assert(sizeof(struct event_section) == 16, "on disk and on the wire");
+
+/* Whether the header alone is in order. */
+static inline bool event_section_valid(const struct event_section *section)
+{
+    return section->event_type >= EVENT_TYPE_INSERT && section->event_type <= EVENT_TYPE_CHECK &&
+           (section->flags & ~EVENT_SECTION_FLAG_LINKED) == 0 &&
+           section->guard <= EVENT_GUARD_VERSION &&
+           (section->event_type != EVENT_TYPE_CHECK || section->guard != EVENT_GUARD_NONE) &&
+           section->zero == 0 && section->event_count > 0 && section->zero_2 == 0;
+}
+
+/* Whether the payloads are ids, not images. */
+static inline bool event_has_id_only(uint8_t event_type)
+{
+    return event_type == EVENT_TYPE_REMOVE || event_type == EVENT_TYPE_CHECK;
+}
+
+/* Bytes before each payload: the version that the guard asks for. */
+static inline uint32_t event_guard_size(uint8_t guard)
+{
+    return guard == EVENT_GUARD_VERSION ? 8 : 0;
+}
 
 enum event_result {
     EVENT_RESULT_OK = 0,
@@ -35,6 +78,8 @@ enum event_result {
     EVENT_RESULT_RESERVED_NOT_ZERO = 5, /* timestamp or version set by the client */
     EVENT_RESULT_BAD_VALUE = 6,         /* a field's bytes are not of its type */
     EVENT_RESULT_CORRUPT = 7,           /* what it depends on is damaged on disk */
+    EVENT_RESULT_GUARD = 8,             /* its guard does not hold */
+    EVENT_RESULT_LINKED = 9,            /* another event of its chain failed */
 };
 
 /* Only failures travel back. */

@@ -109,8 +109,10 @@ void forest_plan(const struct geometry *geometry, const struct forest_options *o
              "--cache");
     plan_add(plan, "resource pool", compaction_resource_windows(workers) * window,
              "4 windows per worker");
-    plan_add(plan, "batches", 3 * batch_memory_size(geometry) + 2 * batch_write_bytes_max(geometry),
-             "3 journal entries and their events, one batch's values twice");
+    plan_add(plan, "batches",
+             3 * batch_memory_size(geometry) + 2 * batch_write_bytes_max(geometry) +
+                 chain_memory_size(geometry),
+             "3 journal entries and their events, one batch's values twice, one chain's undo");
     plan_add(plan, "prefetch", prefetch_memory_size(geometry),
              "old objects and owners of values of one batch");
     plan_add(plan, "free set", 3 * free_set_bytes(geometry) + 2 * free_set_bytes(geometry),
@@ -311,6 +313,7 @@ static void deinit_batches(struct forest *forest)
     for (uint32_t i = 0; i < array_count(forest->batches); i++) {
         batch_deinit(&forest->batches[i]);
     }
+    chain_deinit(&forest->chain);
     memory_release(forest->write_memory, write_size);
     memory_release(forest->sort_scratch, write_size);
     memory_release(forest->seal_buffer, SECTOR_SIZE);
@@ -322,6 +325,9 @@ static enum status init_batches(struct forest *forest)
     enum status status = STATUS_OK;
     for (uint32_t i = 0; i < array_count(forest->batches) && status == STATUS_OK; i++) {
         status = batch_init(&forest->batches[i], &forest->geometry);
+    }
+    if (status == STATUS_OK) {
+        status = chain_init(&forest->chain, &forest->geometry);
     }
     forest->write_memory = memory_acquire(write_size);
     forest->sort_scratch = memory_acquire(write_size);

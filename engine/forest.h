@@ -134,8 +134,9 @@ enum forest_admission {
     FOREST_LATER,   /* the gathering batch is full: call again after a tick */
     FOREST_REFUSED, /* *result says why; on_committed will not be called */
 };
-/* `body` is copied. Checks everything that can be checked before execution. */
-enum forest_admission forest_batch_add(struct forest *forest, enum request_kind kind,
+/* `body` is copied. Checks everything that can be checked before execution. `atomic`: all events of
+ * a write are one chain. */
+enum forest_admission forest_batch_add(struct forest *forest, enum request_kind kind, bool atomic,
                                        const uint8_t *body, uint32_t size, void *context,
                                        enum request_result *result, const char **reason);
 

@@ -95,7 +95,7 @@ bool forest_versions_revoke(struct forest *forest)
 /* ---- Gathering ---------------------------------------------------------------------------------
  */
 
-enum forest_admission forest_batch_add(struct forest *forest, enum request_kind kind,
+enum forest_admission forest_batch_add(struct forest *forest, enum request_kind kind, bool atomic,
                                        const uint8_t *body, uint32_t size, void *context,
                                        enum request_result *result, const char **reason)
 {
@@ -113,8 +113,8 @@ enum forest_admission forest_batch_add(struct forest *forest, enum request_kind 
         *result = REQUEST_RESULT_FULL;
         return FOREST_REFUSED;
     }
-    const enum batch_admission admission =
-        batch_add(forest->gathering, &forest->catalog, kind, body, size, context, false, result);
+    const enum batch_admission admission = batch_add(forest->gathering, &forest->catalog, kind,
+                                                     atomic, body, size, context, false, result);
     switch (admission) {
     case BATCH_ADDED:
         return FOREST_ADDED;
@@ -134,8 +134,9 @@ static void add_internal(struct forest *forest, struct batch *batch, enum reques
                          uint64_t value)
 {
     enum request_result result;
-    const enum batch_admission admission = batch_add(
-        batch, &forest->catalog, kind, (const uint8_t *)&value, sizeof value, NULL, true, &result);
+    const enum batch_admission admission =
+        batch_add(batch, &forest->catalog, kind, false, (const uint8_t *)&value, sizeof value, NULL,
+                  true, &result);
     assert(admission == BATCH_ADDED);
 }
 
@@ -408,22 +409,57 @@ static void refuse_all(struct forest *forest, enum request_result result)
 /* ---- Executing ---------------------------------------------------------------------------------
  */
 
+static void add_failure(struct batch *batch, struct batch_request *request, uint32_t event_index,
+                        enum event_result result)
+{
+    assert(result != EVENT_RESULT_OK);
+    assert(batch->failure_count < batch->geometry->batch_event_max);
+    batch->failures[batch->failure_count] = (struct event_failure){
+        .event_index = event_index,
+        .result = (uint32_t)result,
+    };
+    batch->failure_count += 1;
+    request->failure_count += 1;
+}
+
+/* The events first..end - 1 of the request: one that stands alone, or a chain. */
+static void execute_chain(struct forest *forest, struct batch *batch, struct batch_request *request,
+                          uint32_t first, uint32_t end)
+{
+    chain_begin(&forest->chain);
+    for (uint32_t i = first; i < end; i++) {
+        const struct batch_event *event = &batch->events[request->event_first + i];
+        struct groove_write *write = &forest->writes[event->group];
+        struct groove_entry *entry = &batch->entries[event->entry];
+        if (end - first > 1) { /* What fails alone has changed nothing. */
+            chain_note(&forest->chain, event->group, write, entry);
+        }
+        const enum event_result result =
+            groove_write_event(write, event->type, batch_event_guard(event), event->payload, entry,
+                               request->timestamp + i);
+        if (result != EVENT_RESULT_OK) {
+            chain_undo(&forest->chain, forest->writes);
+            for (uint32_t k = first; k < end; k++) {
+                add_failure(batch, request, k, k == i ? result : EVENT_RESULT_LINKED);
+            }
+            return;
+        }
+    }
+}
+
 static void execute_write(struct forest *forest, struct batch *batch, struct batch_request *request)
 {
     request->failure_first = batch->failure_count;
-    for (uint32_t i = 0; i < request->header->event_count; i++) {
-        const struct batch_event *event = &batch->events[request->event_first + i];
-        const enum event_result result =
-            groove_write_event(&forest->writes[event->group], event->type, event->payload,
-                               &batch->entries[event->entry], request->timestamp + i);
-        if (result != EVENT_RESULT_OK) {
-            batch->failures[batch->failure_count] = (struct event_failure){
-                .event_index = i,
-                .result = (uint32_t)result,
-            };
-            batch->failure_count += 1;
-            request->failure_count += 1;
+    const struct batch_event *events = &batch->events[request->event_first];
+    const uint32_t count = request->header->event_count;
+    for (uint32_t first = 0; first < count;) {
+        uint32_t end = first + 1;
+        while (events[end - 1].linked) {
+            assert(end < count); /* The last one is linked to nothing. */
+            end += 1;
         }
+        execute_chain(forest, batch, request, first, end);
+        first = end;
     }
 }
 

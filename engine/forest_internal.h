@@ -22,6 +22,7 @@
 
 #include "engine/batch.h"
 #include "engine/catalog.h"
+#include "engine/chain.h"
 #include "engine/forest.h"
 #include "engine/lsm/compaction_schedule.h"
 #include "engine/lsm/manifest_log.h"
@@ -149,6 +150,7 @@ struct forest {
     uint8_t *write_memory; /* [batch_write_bytes_max] values of the executing batch */
     uint8_t *sort_scratch; /* [the same] */
     struct groove_write writes[BATCH_GROUP_MAX];
+    struct chain chain;
     bool sealing;         /* the entry in flight is a seal */
     uint8_t *seal_buffer; /* [SECTOR_SIZE] */
 

@@ -163,6 +163,23 @@ static void apply_remove(struct groove_write *write, struct groove_entry *entry)
     write->groove->object_count -= 1;
 }
 
+static bool guard_holds(struct event_guard guard, const struct groove_entry *entry)
+{
+    switch (guard.kind) {
+    case EVENT_GUARD_NONE:
+        return true;
+    case EVENT_GUARD_ABSENT:
+        return !entry->exists;
+    case EVENT_GUARD_PRESENT:
+        return entry->exists;
+    case EVENT_GUARD_VERSION:
+        assert(!entry->exists || entry->object != NULL); /* Prefetched: the entry wants it. */
+        return entry->exists && object_value_version(entry->object) == guard.version;
+    }
+    assert(false && "guard");
+    return false;
+}
+
 static bool is_zero(const uint8_t *bytes, uint32_t size)
 {
     for (uint32_t i = 0; i < size; i++) {
@@ -174,12 +191,19 @@ static bool is_zero(const uint8_t *bytes, uint32_t size)
 }
 
 enum event_result groove_write_event(struct groove_write *write, enum event_type type,
-                                     const uint8_t *payload, struct groove_entry *entry,
-                                     uint64_t timestamp)
+                                     struct event_guard guard, const uint8_t *payload,
+                                     struct groove_entry *entry, uint64_t timestamp)
 {
     assert(!entry->damaged); /* Such requests are refused before they are journaled. */
+    assert(type != EVENT_TYPE_CHECK || guard.kind != EVENT_GUARD_NONE);
     if (is_zero(payload, ID_SIZE)) {
         return EVENT_RESULT_ID_ZERO;
+    }
+    if (!guard_holds(guard, entry)) {
+        return EVENT_RESULT_GUARD;
+    }
+    if (type == EVENT_TYPE_CHECK) {
+        return EVENT_RESULT_OK;
     }
     if (type == EVENT_TYPE_REMOVE) {
         if (!entry->exists) {
@@ -209,6 +233,43 @@ enum event_result groove_write_event(struct groove_write *write, enum event_type
         apply_insert(write, payload, entry, timestamp);
     }
     return EVENT_RESULT_OK;
+}
+
+void groove_write_mark(const struct groove_write *write, struct groove_mark *mark)
+{
+    for (uint32_t i = 0; i < write->groove->tree_count; i++) {
+        mark->counts[i] = write->trees[i].count;
+    }
+    mark->object_count = write->groove->object_count;
+}
+
+/* The values that were put into a unique index tell who claimed and released what, in order. */
+static void undo_owners(struct groove_write *write, uint32_t index, uint32_t first)
+{
+    const struct tree_shape *shape = &write->groove->trees[TREE_INDEX + index]->shape;
+    for (uint32_t i = write->trees[TREE_INDEX + index].count; i > first; i--) {
+        const uint8_t *value =
+            write->trees[TREE_INDEX + index].values + (size_t)(i - 1) * shape->value_size;
+        const uint64_t timestamp = load_u64_be(value + shape->key_size) & ~(1ull << 63);
+        if (value_is_tombstone(value, shape->key_size, shape->value_size)) {
+            owner_list_release_undo(&write->owners[index], value, timestamp);
+        } else {
+            owner_list_claim_undo(&write->owners[index], value, timestamp);
+        }
+    }
+}
+
+void groove_write_undo(struct groove_write *write, const struct groove_mark *mark)
+{
+    const struct groove_schema *schema = &write->groove->schema->schema;
+    for (uint32_t i = 0; i < write->groove->tree_count; i++) {
+        assert(write->trees[i].count >= mark->counts[i]);
+        if (i >= TREE_INDEX && schema_index_unique(schema, i - TREE_INDEX)) {
+            undo_owners(write, i - TREE_INDEX, mark->counts[i]);
+        }
+        write->trees[i].count = mark->counts[i];
+    }
+    write->groove->object_count = mark->object_count;
 }
 
 uint64_t groove_write_finish(struct groove_write *write, uint8_t *scratch, struct run_arena *arena,

@@ -21,7 +21,7 @@ struct groove_entry {
     const uint8_t *object; /* stored value, if exists and wanted; else NULL */
     uint64_t timestamp;    /* if exists */
     bool exists;
-    bool wants_object; /* some event of the batch changes or removes it */
+    bool wants_object; /* some event of the batch changes it, or asks for its version */
     bool damaged;      /* a block it depends on is damaged */
 };
 
@@ -42,10 +42,19 @@ uint64_t groove_write_size(const struct groove_schema *schema, uint32_t event_co
 void groove_write_begin(struct groove_write *write, struct catalog_groove *groove,
                         uint32_t event_count, struct owner_list *owners, uint8_t *memory);
 
-/* `payload` is the object image, or the id of a remove. `timestamp` is the event's own. */
+/* `payload` is the object image, or the id of a remove or check. `timestamp` is the event's own. */
 enum event_result groove_write_event(struct groove_write *write, enum event_type type,
-                                     const uint8_t *payload, struct groove_entry *entry,
-                                     uint64_t timestamp);
+                                     struct event_guard guard, const uint8_t *payload,
+                                     struct groove_entry *entry, uint64_t timestamp);
+
+/* How far a groove's events had come. */
+struct groove_mark {
+    uint32_t counts[GROOVE_TREE_COUNT_MAX]; /* of values, by tree */
+    uint64_t object_count;
+};
+void groove_write_mark(const struct groove_write *write, struct groove_mark *mark);
+/* As if no event had come after the mark; but the entries are the caller's to put back. */
+void groove_write_undo(struct groove_write *write, const struct groove_mark *mark);
 
 /* Sorts and hands the values to the trees. `scratch` is as large as the largest buffer. Returns the
  * bytes of entries added over all trees. */

@@ -54,10 +54,15 @@ static inline void object_value_from_image(uint8_t *value, const uint8_t *image,
     memcpy(value + 32, image + 32, size - 32);
 }
 
+static inline uint64_t object_value_version(const uint8_t *value)
+{
+    return load_u64_be(value + 8) & ~(1ull << 63);
+}
+
 static inline void object_image_from_value(uint8_t *image, const uint8_t *value, uint32_t size)
 {
     id_reverse(image, value + 16);
     store_u64_le(image + 16, load_u64_be(value));
-    store_u64_le(image + 24, load_u64_be(value + 8) & ~(1ull << 63));
+    store_u64_le(image + 24, object_value_version(value));
     memcpy(image + 32, value + 32, size - 32);
 }

@@ -87,3 +87,20 @@ void owner_list_release(struct owner_list *list, const uint8_t *prefix, uint64_t
         owner_list_set(list, i, OWNER_NONE);
     }
 }
+
+void owner_list_claim_undo(struct owner_list *list, const uint8_t *prefix, uint64_t timestamp)
+{
+    const uint32_t i = place(list, prefix);
+    assert(i < list->count);
+    assert(owner_list_owner(list, i) == timestamp);
+    owner_list_set(list, i, OWNER_NONE);
+}
+
+void owner_list_release_undo(struct owner_list *list, const uint8_t *prefix, uint64_t timestamp)
+{
+    const uint32_t i = place(list, prefix);
+    /* Unless it was another's, which the release let be. */
+    if (i < list->count && owner_list_owner(list, i) == OWNER_NONE) {
+        owner_list_set(list, i, timestamp);
+    }
+}

@@ -47,3 +47,6 @@ uint64_t owner_list_find(const struct owner_list *list, const uint8_t *prefix);
 void owner_list_claim(struct owner_list *list, const uint8_t *prefix, uint64_t timestamp);
 /* It has it no more. The value need not be in the list, nor its. */
 void owner_list_release(struct owner_list *list, const uint8_t *prefix, uint64_t timestamp);
+/* Take the same call back, when all later ones have been. */
+void owner_list_claim_undo(struct owner_list *list, const uint8_t *prefix, uint64_t timestamp);
+void owner_list_release_undo(struct owner_list *list, const uint8_t *prefix, uint64_t timestamp);

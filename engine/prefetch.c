@@ -246,7 +246,10 @@ static void build_entries(struct prefetch *prefetch, struct batch_group *group, 
         }
         struct batch_event *event = &batch->events[load_u64_be(item + ID_SIZE)];
         event->entry = group->item_first + group->entry_count - 1;
-        batch->entries[event->entry].wants_object |= event->type != EVENT_TYPE_INSERT;
+        /* An insert finds nothing to change, a check changes nothing. */
+        batch->entries[event->entry].wants_object |=
+            event->guard == EVENT_GUARD_VERSION ||
+            (event->type != EVENT_TYPE_INSERT && event->type != EVENT_TYPE_CHECK);
     }
 }
 
@@ -254,7 +257,7 @@ static void build_entries(struct prefetch *prefetch, struct batch_group *group, 
 static bool value_brought(const struct groove_schema *schema, uint32_t index,
                           const struct batch_event *event, uint8_t entry[KEY_SIZE_MAX])
 {
-    return event->type != EVENT_TYPE_REMOVE &&
+    return !event_has_id_only(event->type) &&
            schema_index_key(schema, index, event->payload, 0, entry);
 }
 

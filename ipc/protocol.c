@@ -77,6 +77,7 @@ static bool all_zero(const uint8_t *bytes, size_t size)
 static bool write_body_valid(const uint8_t *body, uint32_t size)
 {
     uint32_t offset = 0;
+    bool linked;
     do {
         struct wire_section section;
         if (size - offset < sizeof section) {
@@ -85,25 +86,28 @@ static bool write_body_valid(const uint8_t *body, uint32_t size)
         memcpy(&section, body + offset, sizeof section);
         offset += (uint32_t)sizeof section;
 
+        const bool check = section.event_type == WIRE_EVENT_TYPE_CHECK;
         if (section.event_type < WIRE_EVENT_TYPE_INSERT ||
-            section.event_type > WIRE_EVENT_TYPE_REMOVE) {
+            section.event_type > WIRE_EVENT_TYPE_CHECK ||
+            (section.flags & ~WIRE_SECTION_FLAG_LINKED) != 0 ||
+            section.guard > WIRE_GUARD_VERSION || (check && section.guard == WIRE_GUARD_NONE) ||
+            section.zero != 0 || section.zero_2 != 0) {
             return false;
         }
-        if (section.flags != 0 || section.guard != 0 || section.zero != 0 || section.zero_2 != 0) {
-            return false;
-        }
-        const bool remove = section.event_type == WIRE_EVENT_TYPE_REMOVE;
-        const uint64_t event_size = remove ? WIRE_ID_SIZE : sizeof(struct wire_object_header);
+        linked = (section.flags & WIRE_SECTION_FLAG_LINKED) != 0;
+        const bool ids = check || section.event_type == WIRE_EVENT_TYPE_REMOVE;
+        const uint64_t event_size = (section.guard == WIRE_GUARD_VERSION ? sizeof(uint64_t) : 0) +
+                                    (ids ? WIRE_ID_SIZE : sizeof(struct wire_object_header));
         if (section.event_count == 0 || section.event_count * event_size > size - offset) {
             return false;
         }
-        if (!remove) {
+        if (!ids) {
             return true;
         }
-        offset += section.event_count * WIRE_ID_SIZE;
+        offset += (uint32_t)(section.event_count * event_size);
         assert(offset <= size);
     } while (offset < size);
-    return true;
+    return !linked; /* The last section has nothing to be linked to. */
 }
 
 static bool lookup_body_valid(const uint8_t *body, uint32_t size)
@@ -193,7 +197,9 @@ static enum result request_check(const uint8_t *message, size_t size, uint32_t s
         return RESULT_BAD_HEADER;
     }
     memcpy(header, message, sizeof *header);
-    if (header->flags != 0 || !all_zero(header->zero, sizeof header->zero) ||
+    const uint32_t flags =
+        header->operation == OPERATION_WRITE ? (uint32_t)WIRE_REQUEST_FLAG_ATOMIC : 0;
+    if ((header->flags & ~flags) != 0 || !all_zero(header->zero, sizeof header->zero) ||
         header->body_size != size - PROTOCOL_HEADER_SIZE) {
         return RESULT_BAD_HEADER;
     }

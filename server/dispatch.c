@@ -32,6 +32,7 @@ SAME_SIZE(wire_section, event_section);
 SAME_OFFSET(wire_section, event_section, groove_id);
 SAME_OFFSET(wire_section, event_section, event_type);
 SAME_OFFSET(wire_section, event_section, flags);
+SAME_OFFSET(wire_section, event_section, guard);
 SAME_OFFSET(wire_section, event_section, event_count);
 SAME_SIZE(wire_failure, event_failure);
 SAME_OFFSET(wire_failure, event_failure, event_index);
@@ -49,6 +50,12 @@ SAME_VALUE(WIRE_EVENT_TYPE_INSERT, EVENT_TYPE_INSERT);
 SAME_VALUE(WIRE_EVENT_TYPE_UPSERT, EVENT_TYPE_UPSERT);
 SAME_VALUE(WIRE_EVENT_TYPE_UPDATE, EVENT_TYPE_UPDATE);
 SAME_VALUE(WIRE_EVENT_TYPE_REMOVE, EVENT_TYPE_REMOVE);
+SAME_VALUE(WIRE_EVENT_TYPE_CHECK, EVENT_TYPE_CHECK);
+SAME_VALUE(WIRE_SECTION_FLAG_LINKED, EVENT_SECTION_FLAG_LINKED);
+SAME_VALUE(WIRE_GUARD_NONE, EVENT_GUARD_NONE);
+SAME_VALUE(WIRE_GUARD_ABSENT, EVENT_GUARD_ABSENT);
+SAME_VALUE(WIRE_GUARD_PRESENT, EVENT_GUARD_PRESENT);
+SAME_VALUE(WIRE_GUARD_VERSION, EVENT_GUARD_VERSION);
 SAME_VALUE(WIRE_EVENT_RESULT_EXISTS, EVENT_RESULT_EXISTS);
 SAME_VALUE(WIRE_EVENT_RESULT_NOT_FOUND, EVENT_RESULT_NOT_FOUND);
 SAME_VALUE(WIRE_EVENT_RESULT_ID_ZERO, EVENT_RESULT_ID_ZERO);
@@ -56,6 +63,8 @@ SAME_VALUE(WIRE_EVENT_RESULT_UNIQUE, EVENT_RESULT_UNIQUE);
 SAME_VALUE(WIRE_EVENT_RESULT_RESERVED_NOT_ZERO, EVENT_RESULT_RESERVED_NOT_ZERO);
 SAME_VALUE(WIRE_EVENT_RESULT_BAD_VALUE, EVENT_RESULT_BAD_VALUE);
 SAME_VALUE(WIRE_EVENT_RESULT_CORRUPT, EVENT_RESULT_CORRUPT);
+SAME_VALUE(WIRE_EVENT_RESULT_GUARD, EVENT_RESULT_GUARD);
+SAME_VALUE(WIRE_EVENT_RESULT_LINKED, EVENT_RESULT_LINKED);
 SAME_VALUE(WIRE_FIELD_TYPE_U8, FIELD_TYPE_U8);
 SAME_VALUE(WIRE_FIELD_TYPE_U128, FIELD_TYPE_U128);
 SAME_VALUE(WIRE_FIELD_TYPE_I64, FIELD_TYPE_I64);
@@ -270,6 +279,7 @@ static void answer_hello(struct dispatch *dispatch, struct exchange *exchange)
     struct forest_stats stats;
     forest_stats(dispatch->forest, &stats);
     struct hello_reply hello = {
+        .features = WIRE_FEATURE_CHAINS,
         .message_size_max = dispatch->message_size_max,
         .batch_size_max = stats.geometry.batch_size_max,
         .batch_event_max = stats.geometry.batch_event_max,
@@ -478,8 +488,10 @@ static bool submit_write(struct dispatch *dispatch)
     }
     enum request_result result = REQUEST_RESULT_OK;
     const char *reason = NULL;
-    switch (forest_batch_add(dispatch->forest, request_kind_of(exchange), exchange_body(exchange),
-                             exchange->header.body_size, exchange, &result, &reason)) {
+    const bool atomic = (exchange->header.flags & WIRE_REQUEST_FLAG_ATOMIC) != 0;
+    switch (forest_batch_add(dispatch->forest, request_kind_of(exchange), atomic,
+                             exchange_body(exchange), exchange->header.body_size, exchange, &result,
+                             &reason)) {
     case FOREST_ADDED:
         list_pop(&dispatch->writes);
         return true;

@@ -51,6 +51,24 @@ static void fini(void)
 
 TestSuite(batch, .init = init, .fini = fini, .timeout = 120);
 
+/* Bytes of one event, as docs/protocol.md has them. */
+static uint32_t event_size(const struct event_section *section, uint32_t object_size)
+{
+    const bool id = section->event_type == EVENT_TYPE_REMOVE || section->event_type == 5;
+    return (section->guard == 3 ? 8 : 0) + (id ? 16 : object_size);
+}
+
+static uint32_t put_section(uint32_t size, const struct event_section *section,
+                            uint32_t object_size, struct prng *prng)
+{
+    memcpy(body + size, section, sizeof *section);
+    size += (uint32_t)sizeof *section;
+    const uint32_t payload = section->event_count * event_size(section, object_size);
+    cr_assert(size + payload <= sizeof body);
+    prng_fill(prng, body + size, payload);
+    return size + payload;
+}
+
 /* Appends a section of `count` events to body, at `size`. Returns the new size. */
 static uint32_t add_section(uint32_t size, uint32_t groove_id, uint32_t object_size,
                             enum event_type type, uint32_t count, struct prng *prng)
@@ -60,12 +78,7 @@ static uint32_t add_section(uint32_t size, uint32_t groove_id, uint32_t object_s
         .event_type = (uint8_t)type,
         .event_count = count,
     };
-    memcpy(body + size, &section, sizeof section);
-    size += (uint32_t)sizeof section;
-    const uint32_t payload = count * (type == EVENT_TYPE_REMOVE ? ID_SIZE : object_size);
-    cr_assert(size + payload <= sizeof body);
-    prng_fill(prng, body + size, payload);
-    return size + payload;
+    return put_section(size, &section, object_size, prng);
 }
 
 static uint32_t random_sections(struct prng *prng, uint32_t event_max, uint32_t *event_count)
@@ -75,11 +88,19 @@ static uint32_t random_sections(struct prng *prng, uint32_t event_max, uint32_t 
     const uint32_t sections = (uint32_t)prng_range(prng, 1, 3);
     for (uint32_t i = 0; i < sections; i++) {
         const struct catalog_groove *groove = grooves[prng_below(prng, GROOVE_COUNT)];
-        const uint32_t count = (uint32_t)prng_range(prng, 1, event_max);
-        size = add_section(size, groove->groove_id, groove->schema->schema.object_size,
-                           (enum event_type)prng_range(prng, EVENT_TYPE_INSERT, EVENT_TYPE_REMOVE),
-                           count, prng);
-        *event_count += count;
+        struct event_section section = {
+            .groove_id = groove->groove_id,
+            .event_type = (uint8_t)prng_range(prng, EVENT_TYPE_INSERT, EVENT_TYPE_CHECK),
+            .flags = i + 1 < sections && prng_chance(prng, 1, 3) ? EVENT_SECTION_FLAG_LINKED : 0,
+            .event_count = (uint32_t)prng_range(prng, 1, event_max),
+        };
+        section.guard =
+            section.event_type == EVENT_TYPE_CHECK
+                ? (uint8_t)prng_range(prng, EVENT_GUARD_ABSENT, EVENT_GUARD_VERSION)
+                : (uint8_t)(prng_chance(prng, 1, 2) ? prng_below(prng, EVENT_GUARD_VERSION + 1)
+                                                    : EVENT_GUARD_NONE);
+        size = put_section(size, &section, groove->schema->schema.object_size, prng);
+        *event_count += section.event_count;
     }
     return size;
 }
@@ -93,6 +114,7 @@ static enum request_result naive_judge(const uint8_t *bytes, uint32_t size)
     }
     uint64_t events = 0, objects = 0;
     uint64_t by_groove[GROOVE_COUNT] = {0};
+    bool linked = false;
     uint32_t at = 0;
     while (at < size) {
         struct event_section section;
@@ -101,11 +123,12 @@ static enum request_result naive_judge(const uint8_t *bytes, uint32_t size)
         }
         memcpy(&section, bytes + at, sizeof section);
         at += (uint32_t)sizeof section;
-        if (section.event_type < 1 || section.event_type > 4 || section.flags != 0 ||
-            section.zero[0] != 0 || section.zero[1] != 0 || section.zero_2 != 0 ||
-            section.event_count == 0) {
+        if (section.event_type < 1 || section.event_type > 5 || section.flags > 1 ||
+            section.guard > 3 || (section.event_type == 5 && section.guard == 0) ||
+            section.zero != 0 || section.zero_2 != 0 || section.event_count == 0) {
             return REQUEST_RESULT_MALFORMED;
         }
+        linked = section.flags == 1;
         uint32_t i = 0;
         while (i < GROOVE_COUNT &&
                (grooves[i]->dropping || grooves[i]->groove_id != section.groove_id)) {
@@ -115,7 +138,7 @@ static enum request_result naive_judge(const uint8_t *bytes, uint32_t size)
             return REQUEST_RESULT_UNKNOWN_GROOVE;
         }
         const struct groove_schema *schema = &grooves[i]->schema->schema;
-        const uint64_t payload = section.event_type == EVENT_TYPE_REMOVE ? 16 : schema->object_size;
+        const uint64_t payload = event_size(&section, schema->object_size);
         if (payload * section.event_count > size - at) {
             return REQUEST_RESULT_MALFORMED;
         }
@@ -127,7 +150,7 @@ static enum request_result naive_judge(const uint8_t *bytes, uint32_t size)
             return REQUEST_RESULT_TOO_BIG;
         }
     }
-    if (events == 0) {
+    if (events == 0 || linked) {
         return REQUEST_RESULT_MALFORMED;
     }
     return objects > batch_object_bytes_max(geometry) ? REQUEST_RESULT_TOO_BIG : REQUEST_RESULT_OK;
@@ -135,7 +158,7 @@ static enum request_result naive_judge(const uint8_t *bytes, uint32_t size)
 
 static enum batch_admission add(enum request_kind kind, uint32_t size, enum request_result *result)
 {
-    return batch_add(&batch, &fixture.catalog, kind, body, size, NULL, false, result);
+    return batch_add(&batch, &fixture.catalog, kind, false, body, size, NULL, false, result);
 }
 
 Test(batch, requests_are_judged_as_naive_rules_say)
@@ -167,6 +190,7 @@ Test(batch, requests_are_judged_as_naive_rules_say)
 
 static uint8_t *bodies[REQUEST_MAX];
 static uint32_t sizes[REQUEST_MAX];
+static bool atomics[REQUEST_MAX];
 
 static void bodies_free(uint32_t count)
 {
@@ -184,7 +208,10 @@ static uint32_t gather(struct prng *prng, uint32_t event_max)
         uint32_t events;
         const uint32_t size = random_sections(prng, event_max, &events);
         enum request_result result;
-        const enum batch_admission admission = add(REQUEST_KIND_WRITE, size, &result);
+        atomics[count] = prng_chance(prng, 1, 4);
+        const enum batch_admission admission =
+            batch_add(&batch, &fixture.catalog, REQUEST_KIND_WRITE, atomics[count], body, size,
+                      NULL, false, &result);
         if (admission == BATCH_REFUSED) {
             continue; /* Too many for any batch. */
         }
@@ -192,8 +219,8 @@ static uint32_t gather(struct prng *prng, uint32_t event_max)
             struct batch other;
             cr_assert(eq(int, batch_init(&other, &fixture.geometry), STATUS_OK));
             cr_assert(eq(int,
-                         batch_add(&other, &fixture.catalog, REQUEST_KIND_WRITE, body, size, NULL,
-                                   false, &result),
+                         batch_add(&other, &fixture.catalog, REQUEST_KIND_WRITE, false, body, size,
+                                   NULL, false, &result),
                          BATCH_ADDED));
             batch_deinit(&other);
             break;
@@ -230,13 +257,20 @@ static void check_resolved(uint32_t request_count)
             memcpy(&section, bodies[i] + at, sizeof section);
             at += (uint32_t)sizeof section;
             const struct catalog_groove *groove = catalog_find(&fixture.catalog, section.groove_id);
+            const uint32_t version_size = section.guard == EVENT_GUARD_VERSION ? 8 : 0;
             for (uint32_t k = 0; k < section.event_count; k++) {
                 const struct batch_event *found = &batch.events[event++];
+                const uint8_t *payload = request->body + at + version_size;
                 cr_assert(eq(u8, found->type, section.event_type));
-                cr_assert(eq(ptr, (void *)found->payload, (void *)(request->body + at)));
+                cr_assert(eq(ptr, (void *)found->payload, (void *)payload));
                 cr_assert(eq(ptr, batch.groups[found->group].groove, (void *)groove));
-                at += section.event_type == EVENT_TYPE_REMOVE ? ID_SIZE
-                                                              : groove->schema->schema.object_size;
+                const struct event_guard guard = batch_event_guard(found);
+                cr_assert(eq(int, guard.kind, section.guard));
+                cr_assert(
+                    eq(u64, guard.version, version_size > 0 ? load_u64_le(request->body + at) : 0));
+                at += event_size(&section, groove->schema->schema.object_size);
+                const bool last = at == sizes[i];
+                cr_assert(eq(int, found->linked, !last && (section.flags == 1 || atomics[i])));
             }
         }
     }
@@ -314,12 +348,12 @@ static bool decodes(const uint8_t *entry, uint64_t size)
         cr_assert(eq(u32, tight.event_count, events));
         for (uint32_t i = 0; i < tight.event_count; i++) {
             const struct batch_event *event = &tight.events[i];
+            const struct event_section section = {.event_type = event->type};
             const uint8_t *end =
                 event->payload +
-                (event->type == EVENT_TYPE_REMOVE
-                     ? ID_SIZE
-                     : tight.groups[event->group].groove->schema->schema.object_size);
+                event_size(&section, tight.groups[event->group].groove->schema->schema.object_size);
             cr_assert(event->payload > tight.buffer && end <= tight.buffer + size);
+            (void)batch_event_guard(event); /* Reads what stands before it. */
         }
     }
     free(tight.buffer);
@@ -411,6 +445,73 @@ Test(batch, no_cut_or_changed_byte_of_other_requests_is_believed_blindly)
     damage_everywhere(30); /* Every other groove is refused. */
 }
 
+/* A chain that went on would have no end. */
+Test(batch, no_chain_leaves_its_request)
+{
+    struct prng prng;
+    prng_init(&prng, 8);
+    const uint32_t object_size = grooves[0]->schema->schema.object_size;
+    struct event_section section = {
+        .groove_id = grooves[0]->groove_id,
+        .event_type = EVENT_TYPE_INSERT,
+        .flags = EVENT_SECTION_FLAG_LINKED,
+        .event_count = 2,
+    };
+    enum request_result result;
+    uint32_t size = put_section(0, &section, object_size, &prng);
+    cr_assert(eq(int, add(REQUEST_KIND_WRITE, size, &result), BATCH_REFUSED));
+    cr_assert(eq(int, result, REQUEST_RESULT_MALFORMED));
+    section.flags = 0;
+    section.event_count = 1;
+    size = put_section(size, &section, object_size, &prng);
+    cr_assert(eq(int, add(REQUEST_KIND_WRITE, size, &result), BATCH_ADDED));
+
+    /* The same in an entry: changed behind our back, and with a flag that is not a write's. */
+    struct event_section *last = (struct event_section *)(void *)(batch.requests[0].body + size -
+                                                                  object_size - sizeof section);
+    entry_finish();
+    cr_assert(eq(int, batch_decode(&batch, &fixture.catalog), STATUS_OK));
+    last->flags = EVENT_SECTION_FLAG_LINKED;
+    cr_assert(eq(int, batch_decode(&batch, &fixture.catalog), STATUS_CORRUPT));
+    last->flags = 0;
+    batch.requests[0].header->flags = BATCH_FLAG_ATOMIC;
+    cr_assert(eq(int, batch_decode(&batch, &fixture.catalog), STATUS_OK));
+    batch.requests[0].header->flags = 4;
+    cr_assert(eq(int, batch_decode(&batch, &fixture.catalog), STATUS_CORRUPT));
+    batch_reset(&batch);
+    memset(body, 0, 8);
+    cr_assert(eq(int, add(REQUEST_KIND_IDLE, 8, &result), BATCH_ADDED));
+    entry_finish();
+    cr_assert(eq(int, batch_decode(&batch, &fixture.catalog), STATUS_OK));
+    batch.requests[0].header->flags = BATCH_FLAG_ATOMIC;
+    cr_assert(eq(int, batch_decode(&batch, &fixture.catalog), STATUS_CORRUPT));
+}
+
+/* A full store takes requests that only remove, or only ask. */
+Test(batch, what_writes_nothing_takes_no_room)
+{
+    struct prng prng;
+    prng_init(&prng, 9);
+    const uint32_t object_size = grooves[0]->schema->schema.object_size;
+    struct event_section section = {
+        .groove_id = grooves[0]->groove_id, .event_type = EVENT_TYPE_REMOVE, .event_count = 3};
+    uint32_t size = 0;
+    for (uint8_t guard = EVENT_GUARD_NONE; guard <= EVENT_GUARD_VERSION; guard++) {
+        section.guard = guard;
+        section.event_type = EVENT_TYPE_REMOVE;
+        size = put_section(size, &section, object_size, &prng);
+        if (guard != EVENT_GUARD_NONE) {
+            section.event_type = EVENT_TYPE_CHECK;
+            size = put_section(size, &section, object_size, &prng);
+        }
+        cr_assert(eq(int, request_space(REQUEST_KIND_WRITE, body, size), REQUEST_SPACE_REMOVE));
+        cr_assert(eq(int, request_space(REQUEST_KIND_WRITE, body, size - 1), REQUEST_SPACE_WRITE));
+    }
+    section.event_type = EVENT_TYPE_UPDATE;
+    size = put_section(size, &section, object_size, &prng);
+    cr_assert(eq(int, request_space(REQUEST_KIND_WRITE, body, size), REQUEST_SPACE_WRITE));
+}
+
 /* ---- Requests that change the catalog ----------------------------------------------------------
  */
 
@@ -422,8 +523,8 @@ Test(batch, what_changes_the_catalog_stands_alone)
     uint8_t name[NAME_SIZE] = {'a'};
     batch_reset(&batch);
     cr_assert(eq(int,
-                 batch_add(&batch, &fixture.catalog, REQUEST_KIND_GROOVE_DROP, name, sizeof name,
-                           NULL, false, &result),
+                 batch_add(&batch, &fixture.catalog, REQUEST_KIND_GROOVE_DROP, false, name,
+                           sizeof name, NULL, false, &result),
                  BATCH_ADDED));
     const uint32_t size =
         add_section(0, grooves[1]->groove_id, grooves[1]->schema->schema.object_size,
@@ -432,8 +533,8 @@ Test(batch, what_changes_the_catalog_stands_alone)
     batch_reset(&batch);
     cr_assert(eq(int, add(REQUEST_KIND_WRITE, size, &result), BATCH_ADDED));
     cr_assert(eq(int,
-                 batch_add(&batch, &fixture.catalog, REQUEST_KIND_GROOVE_DROP, name, sizeof name,
-                           NULL, false, &result),
+                 batch_add(&batch, &fixture.catalog, REQUEST_KIND_GROOVE_DROP, false, name,
+                           sizeof name, NULL, false, &result),
                  BATCH_FULL));
 }
 

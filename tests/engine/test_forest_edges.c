@@ -170,7 +170,7 @@ Test(forest_edges, a_refusal_waits_for_the_definition_it_rests_on)
     enum request_result result;
     const char *reason;
     cr_assert(eq(int,
-                 forest_batch_add(fixture.forest, REQUEST_KIND_GROOVE_CREATE,
+                 forest_batch_add(fixture.forest, REQUEST_KIND_GROOVE_CREATE, false,
                                   (const uint8_t *)&spec, sizeof spec, &fixture, &result, &reason),
                  FOREST_LATER));
     fixture_settle(&fixture);
@@ -192,8 +192,8 @@ Test(forest_edges, a_refusal_waits_for_the_definition_it_rests_on)
     const struct fixture_object object = {.id = {1}};
     const uint32_t size = fixture_body(body, fixture.groove_id, EVENT_TYPE_INSERT, &object, 1);
     cr_assert(eq(int,
-                 forest_batch_add(fixture.forest, REQUEST_KIND_WRITE, body, size, &fixture, &result,
-                                  &reason),
+                 forest_batch_add(fixture.forest, REQUEST_KIND_WRITE, false, body, size, &fixture,
+                                  &result, &reason),
                  FOREST_LATER));
     cr_assert(eq(int, fixture_request(&fixture, REQUEST_KIND_WRITE, body, size),
                  REQUEST_RESULT_UNKNOWN_GROOVE));
@@ -401,7 +401,7 @@ static void idle_half(void)
     const uint64_t beats = half - forest->beat % half;
     enum request_result result;
     cr_assert(eq(int,
-                 batch_add(forest->gathering, &forest->catalog, REQUEST_KIND_IDLE,
+                 batch_add(forest->gathering, &forest->catalog, REQUEST_KIND_IDLE, false,
                            (const uint8_t *)&beats, sizeof beats, NULL, true, &result),
                  BATCH_ADDED));
     fixture_settle(&fixture);

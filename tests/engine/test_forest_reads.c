@@ -265,7 +265,7 @@ static void insert_and_end_half(void)
     const uint64_t beats = half - forest->beat % half;
     enum request_result result;
     cr_assert(eq(int,
-                 batch_add(forest->gathering, &forest->catalog, REQUEST_KIND_IDLE,
+                 batch_add(forest->gathering, &forest->catalog, REQUEST_KIND_IDLE, false,
                            (const uint8_t *)&beats, sizeof beats, NULL, true, &result),
                  BATCH_ADDED));
     fixture_settle(&fixture);

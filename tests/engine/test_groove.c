@@ -1,7 +1,9 @@
 /* Goal: events do to objects, ids and indexes exactly what they say, within one batch and over
- * many, and what is refused changes nothing. Method: random batches, with ids that come several
- * times, against a table of objects; afterwards every tree, flattened, must be what that table
- * gives. Disks and prefetches are left out: entries are filled in from the table. */
+ * many, what is refused changes nothing, and what is taken back has not been. Method: random
+ * batches, with ids that come several times, against a table of objects; stretches of them are
+ * undone, and then all that they could have touched must be what it was, byte for byte; afterwards
+ * every tree, flattened, must be what that table gives. Disks and prefetches are left out: entries
+ * are filled in from the table. */
 #include "engine/groove.h"
 
 #include <criterion/criterion.h>
@@ -10,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/chain.h"
 #include "engine/object.h"
 #include "pool/base.h"
 #include "pool/memory.h"
@@ -24,7 +27,7 @@ enum {
     FLAT_MAX = 8192,
     MEMORY_SIZE = 1 << 20,
     OWNER_MEMORY_SIZE = EVENT_MAX * KEY_SIZE_MAX,
-    GUARD = 0xA5,
+    SENTINEL = 0xA5,
 };
 
 /* The layout of the groove's objects. */
@@ -53,6 +56,8 @@ static uint8_t *memory, *scratch;
 static uint64_t b_count; /* values that random things have in b */
 static struct owner_list owners[INDEX_COUNT_MAX];
 static uint8_t *owner_memory; /* [INDEX_COUNT_MAX * OWNER_MEMORY_SIZE] */
+static struct groove_entry entries[KEY_COUNT];
+static struct chain chain;
 
 static void init(void)
 {
@@ -72,6 +77,8 @@ static void init(void)
     memory = memory_acquire(MEMORY_SIZE);
     scratch = memory_acquire(MEMORY_SIZE);
     owner_memory = memory_acquire((size_t)INDEX_COUNT_MAX * OWNER_MEMORY_SIZE);
+    cr_assert(ge(u32, geometry.batch_event_max, EVENT_MAX));
+    cr_assert(eq(int, chain_init(&chain, &geometry), STATUS_OK));
     b_count = 3;
 }
 
@@ -91,6 +98,7 @@ static void fini(void)
     memory_release(memory, MEMORY_SIZE);
     memory_release(scratch, MEMORY_SIZE);
     memory_release(owner_memory, (size_t)INDEX_COUNT_MAX * OWNER_MEMORY_SIZE);
+    chain_deinit(&chain);
     catalog_fixture_deinit(&fixture);
 }
 
@@ -134,11 +142,20 @@ static bool model_taken(const struct row *row, const struct thing *thing)
 }
 
 /* What one event must answer; the row changes with it. */
-static enum event_result model_apply(enum event_type type, struct row *row,
-                                     const struct thing *thing, uint64_t timestamp)
+static enum event_result model_apply(enum event_type type, struct event_guard guard,
+                                     struct row *row, const struct thing *thing, uint64_t timestamp)
 {
     if (load_u64_le(thing->id) == 0 && load_u64_le(thing->id + 8) == 0) {
         return EVENT_RESULT_ID_ZERO;
+    }
+    if ((guard.kind == EVENT_GUARD_ABSENT && row->exists) ||
+        (guard.kind == EVENT_GUARD_PRESENT && !row->exists) ||
+        (guard.kind == EVENT_GUARD_VERSION &&
+         (!row->exists || row->thing.version != guard.version))) {
+        return EVENT_RESULT_GUARD;
+    }
+    if (type == EVENT_TYPE_CHECK) {
+        return EVENT_RESULT_OK;
     }
     if (type == EVENT_TYPE_REMOVE) {
         const bool existed = row->exists;
@@ -238,11 +255,72 @@ static void spoil(struct thing *thing)
     }
 }
 
-static uint32_t results[EVENT_RESULT_CORRUPT + 1]; /* how often each was seen */
+static uint32_t results[EVENT_RESULT_LINKED + 1]; /* how often each was seen */
+static uint32_t undone_count;
+
+/* Mostly one that holds. */
+static struct event_guard random_guard(enum event_type type, const struct row *row)
+{
+    if (type != EVENT_TYPE_CHECK && prng_chance(&prng, 1, 2)) {
+        return (struct event_guard){EVENT_GUARD_NONE, 0};
+    }
+    struct event_guard guard = {EVENT_GUARD_ABSENT, 0};
+    if (row->exists == prng_chance(&prng, 5, 6)) {
+        guard.kind = prng_chance(&prng, 1, 3) ? EVENT_GUARD_PRESENT : EVENT_GUARD_VERSION;
+    }
+    if (guard.kind == EVENT_GUARD_VERSION) {
+        guard.version = row->thing.version;
+        if (prng_chance(&prng, 1, 5)) {
+            guard.version = row->thing.timestamp;
+        } else if (prng_chance(&prng, 1, 5)) {
+            guard.version ^= 1ull << prng_below(&prng, 64);
+        }
+    }
+    return guard;
+}
+
+/* What a chain can touch, as it was at its begin. */
+static struct {
+    bool open;
+    struct row rows[KEY_COUNT];
+    struct groove_entry entries[KEY_COUNT];
+    uint8_t owners[INDEX_COUNT_MAX * OWNER_MEMORY_SIZE];
+    uint32_t counts[GROOVE_TREE_COUNT_MAX];
+    uint64_t object_count;
+} before;
+
+static void chain_open(const struct groove_write *write)
+{
+    chain_begin(&chain);
+    before.open = true;
+    memcpy(before.rows, rows, sizeof rows);
+    memcpy(before.entries, entries, sizeof entries);
+    memcpy(before.owners, owner_memory, sizeof before.owners);
+    for (uint32_t i = 0; i < groove->tree_count; i++) {
+        before.counts[i] = write->trees[i].count;
+    }
+    before.object_count = groove->object_count;
+}
+
+static void chain_close(struct groove_write *write, bool undo)
+{
+    before.open = false;
+    if (!undo) {
+        return;
+    }
+    chain_undo(&chain, write);
+    undone_count += 1;
+    memcpy(rows, before.rows, sizeof rows);
+    cr_assert(eq(int, memcmp(entries, before.entries, sizeof entries), 0));
+    cr_assert(eq(int, memcmp(owner_memory, before.owners, sizeof before.owners), 0));
+    for (uint32_t i = 0; i < groove->tree_count; i++) {
+        cr_assert(eq(u32, write->trees[i].count, before.counts[i]));
+    }
+    cr_assert(eq(u64, groove->object_count, before.object_count));
+}
 
 static void random_batch(uint64_t *timestamp)
 {
-    static struct groove_entry entries[KEY_COUNT];
     static uint8_t objects[KEY_COUNT][OBJECT_SIZE];
     static struct thing things[EVENT_MAX];
     static uint64_t keys[EVENT_MAX];
@@ -253,7 +331,7 @@ static void random_batch(uint64_t *timestamp)
     const uint64_t range = prng_chance(&prng, 1, 3) ? 4 : KEY_COUNT; /* The same ids again. */
     const uint64_t size = groove_write_size(&groove->schema->schema, count);
     cr_assert(size < MEMORY_SIZE - 64);
-    memset(memory + size, GUARD, 64);
+    memset(memory + size, SENTINEL, 64);
     for (uint32_t i = 0; i < count; i++) {
         keys[i] = prng_below(&prng, range);
         random_thing(&things[i], keys[i]);
@@ -265,28 +343,39 @@ static void random_batch(uint64_t *timestamp)
     for (uint32_t i = 0; i < count; i++) {
         const uint64_t key = keys[i];
         const enum event_type type =
-            (enum event_type)prng_range(&prng, EVENT_TYPE_INSERT, EVENT_TYPE_REMOVE);
+            (enum event_type)prng_range(&prng, EVENT_TYPE_INSERT, EVENT_TYPE_CHECK);
+        const struct event_guard guard = random_guard(type, &rows[key]);
         *timestamp += 1;
-        const enum event_result expected = model_apply(type, &rows[key], &things[i], *timestamp);
+        if (!before.open && prng_chance(&prng, 1, 5)) {
+            chain_open(&write);
+        }
+        if (before.open) {
+            chain_note(&chain, 0, &write, &entries[key]);
+        }
+        const enum event_result expected =
+            model_apply(type, guard, &rows[key], &things[i], *timestamp);
         const enum event_result actual = groove_write_event(
-            &write, type, (const uint8_t *)&things[i], &entries[key], *timestamp);
+            &write, type, guard, (const uint8_t *)&things[i], &entries[key], *timestamp);
         cr_assert(eq(int, actual, expected), "event of type %d", (int)type);
         results[actual] += 1;
         cr_assert(eq(int, entries[key].exists, rows[key].exists));
+        if (before.open && (i + 1 == count || prng_chance(&prng, 1, 4))) {
+            chain_close(&write, prng_chance(&prng, 1, 2));
+        }
     }
-    uint64_t before = 0, after = 0;
+    uint64_t empty_before = 0, empty_after = 0;
     for (uint32_t i = 0; i < groove->tree_count; i++) {
-        before += groove->trees[i]->mutable_table.run_count == 0;
+        empty_before += groove->trees[i]->mutable_table.run_count == 0;
     }
     const uint64_t added = groove_write_finish(&write, scratch, &fixture.arena, &fixture.nodes,
                                                &fixture.tree_versions);
     for (uint32_t i = 0; i < groove->tree_count; i++) {
-        after += groove->trees[i]->mutable_table.run_count == 0;
+        empty_after += groove->trees[i]->mutable_table.run_count == 0;
     }
     cr_assert(le(u64, added, size));
-    cr_assert(le(u64, after, before));
+    cr_assert(le(u64, empty_after, empty_before));
     for (int i = 0; i < 64; i++) {
-        cr_assert(eq(u8, memory[size + (uint64_t)i], GUARD));
+        cr_assert(eq(u8, memory[size + (uint64_t)i], SENTINEL));
     }
 }
 
@@ -377,6 +466,8 @@ Test(groove, random_batches_agree_with_the_table)
 {
     random_batches_from_nothing();
     cr_assert(eq(u32, results[EVENT_RESULT_UNIQUE], 0));
+    cr_assert(results[EVENT_RESULT_GUARD] > 500, "%u", results[EVENT_RESULT_GUARD]);
+    cr_assert(undone_count > 500, "%u", undone_count);
 }
 
 Test(groove, random_batches_on_unique_indexes_agree_with_the_table)
@@ -385,6 +476,7 @@ Test(groove, random_batches_on_unique_indexes_agree_with_the_table)
     random_batches_from_nothing();
     cr_assert(results[EVENT_RESULT_UNIQUE] > 1000, "%u", results[EVENT_RESULT_UNIQUE]);
     cr_assert(results[EVENT_RESULT_OK] > 1000, "%u", results[EVENT_RESULT_OK]);
+    cr_assert(undone_count > 500, "%u", undone_count);
 }
 
 /* ---- One event at a time -----------------------------------------------------------------------
@@ -395,7 +487,8 @@ static struct groove_entry entry;
 
 static enum event_result apply(enum event_type type, const struct thing *thing, uint64_t timestamp)
 {
-    return groove_write_event(&one, type, (const uint8_t *)thing, &entry, timestamp);
+    const struct event_guard guard = {EVENT_GUARD_NONE, 0};
+    return groove_write_event(&one, type, guard, (const uint8_t *)thing, &entry, timestamp);
 }
 
 static void begin(struct thing *thing)
@@ -495,6 +588,22 @@ Test(groove, an_event_on_a_damaged_entry_is_a_bug, .signal = SIGABRT)
     begin(&thing);
     entry.damaged = true;
     (void)apply(EVENT_TYPE_INSERT, &thing, 10);
+}
+
+Test(groove, a_version_without_the_object_is_a_bug, .signal = SIGABRT)
+{
+    struct thing thing;
+    begin(&thing);
+    entry.exists = true;
+    const struct event_guard guard = {EVENT_GUARD_VERSION, 3};
+    (void)groove_write_event(&one, EVENT_TYPE_INSERT, guard, (const uint8_t *)&thing, &entry, 10);
+}
+
+Test(groove, a_check_of_nothing_is_a_bug, .signal = SIGABRT)
+{
+    struct thing thing;
+    begin(&thing);
+    (void)apply(EVENT_TYPE_CHECK, &thing, 10);
 }
 
 Test(groove, an_update_without_the_old_object_is_a_bug, .signal = SIGABRT)

@@ -94,6 +94,74 @@ Test(owner_list, what_another_has_is_not_released)
     cr_assert(eq(u64, owner_list_owner(&list, 0), 5));
 }
 
+/* Any stretch of claims and releases, taken back from its end, leaves the list as it was. */
+Test(owner_list, calls_are_taken_back_one_by_one)
+{
+    for (uint64_t seed = 0; seed < 60; seed++) {
+        struct {
+            uint32_t value;
+            uint64_t timestamp;
+            bool claim;
+        } calls[40];
+        uint8_t before[ADD_MAX * KEY_SIZE_MAX];
+        prng_init(&prng, 100 + seed);
+        build(8 + 8 * (uint32_t)(seed % 3), (uint32_t)prng_range(&prng, 0, ADD_MAX));
+        const size_t size = (size_t)list.count * list.entry_size;
+        memcpy(before, list.entries, size);
+        uint32_t count = 0;
+        for (uint32_t i = 0; i < array_count(calls); i++) {
+            const uint32_t value = (uint32_t)prng_below(&prng, VALUE_COUNT);
+            calls[count].value = value;
+            calls[count].claim = owners[value] == OWNER_NONE;
+            if (!calls[count].claim) {
+                calls[count].timestamp = owners[value];
+                owner_list_release(&list, prefix_of(value), owners[value]);
+                owners[value] = OWNER_NONE;
+            } else if (listed[value]) {
+                calls[count].timestamp = 1000 + i;
+                owner_list_claim(&list, prefix_of(value), 1000 + i);
+                owners[value] = 1000 + i;
+            } else { /* Somebody has it, and nobody in this batch asks. */
+                owners[value] = 1000 + i;
+                continue;
+            }
+            count += 1;
+        }
+        while (count > 0) {
+            count -= 1;
+            const uint8_t *prefix = prefix_of(calls[count].value);
+            if (calls[count].claim) {
+                owner_list_claim_undo(&list, prefix, calls[count].timestamp);
+            } else {
+                owner_list_release_undo(&list, prefix, calls[count].timestamp);
+            }
+        }
+        cr_assert(eq(int, memcmp(list.entries, before, size), 0));
+    }
+}
+
+Test(owner_list, a_release_that_changed_nothing_is_taken_back_to_nothing)
+{
+    prng_init(&prng, 7);
+    build(16, ADD_MAX);
+    owner_list_set(&list, 0, 5);
+    owner_list_set(&list, 1, OWNER_UNKNOWN);
+    for (uint32_t i = 0; i < 2; i++) {
+        const uint64_t owner = owner_list_owner(&list, i);
+        owner_list_release(&list, owner_list_entry(&list, i), 6);
+        owner_list_release_undo(&list, owner_list_entry(&list, i), 6);
+        cr_assert(eq(u64, owner_list_owner(&list, i), owner));
+    }
+}
+
+Test(owner_list, taking_back_another_s_claim_is_a_bug, .signal = SIGABRT)
+{
+    prng_init(&prng, 1);
+    build(8, 10);
+    owner_list_set(&list, 0, 5);
+    owner_list_claim_undo(&list, owner_list_entry(&list, 0), 6);
+}
+
 Test(owner_list, asking_for_a_value_that_was_not_gathered_is_a_bug, .signal = SIGABRT)
 {
     build(8, 0);

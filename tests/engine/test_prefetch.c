@@ -190,8 +190,8 @@ static bool add_section(uint32_t groove, enum event_type type, uint32_t count, u
     }
     const uint32_t size = fixture_body(body, groove_ids[groove], type, objects, count);
     enum request_result result;
-    if (batch_add(&batch, &fixture.forest->catalog, REQUEST_KIND_WRITE, body, size, NULL, false,
-                  &result) != BATCH_ADDED) {
+    if (batch_add(&batch, &fixture.forest->catalog, REQUEST_KIND_WRITE, false, body, size, NULL,
+                  false, &result) != BATCH_ADDED) {
         return false;
     }
     key_count += count;

@@ -241,7 +241,8 @@ void fixture_submit(struct forest_fixture *fixture, enum request_kind kind, cons
         enum request_result result;
         const char *reason;
         const enum forest_admission admission =
-            forest_batch_add(fixture->forest, kind, body, size, fixture, &result, &reason);
+            forest_batch_add(fixture->forest, kind, fixture->atomic && kind == REQUEST_KIND_WRITE,
+                             body, size, fixture, &result, &reason);
         if (admission == FOREST_REFUSED) {
             fixture->outcome = (struct request_outcome){.result = result};
             fixture->outcome_count += 1;

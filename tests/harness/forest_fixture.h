@@ -35,6 +35,7 @@ struct forest_fixture {
     struct forest *forest;
     uint32_t groove_id;
     uint64_t read_budget_size; /* for the next open */
+    bool atomic;               /* so are writes that are submitted from now on */
 
     /* The last open. */
     bool opened;

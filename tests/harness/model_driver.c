@@ -222,8 +222,8 @@ static void idle(struct model_driver *driver, uint64_t beats)
     enum request_result result;
     atomic_fetch_add(&driver->issued, 1);
     const enum batch_admission admission =
-        batch_add(forest->gathering, &forest->catalog, REQUEST_KIND_IDLE, (const uint8_t *)&beats,
-                  sizeof beats, NULL, true, &result);
+        batch_add(forest->gathering, &forest->catalog, REQUEST_KIND_IDLE, false,
+                  (const uint8_t *)&beats, sizeof beats, NULL, true, &result);
     must(admission == BATCH_ADDED, "an idle request was refused");
     driver_settle(driver);
 }

@@ -115,6 +115,86 @@ Test(protocol, a_lookup_is_these_bytes)
     cr_assert(header.body_size == 24);
 }
 
+/* Compare and set: an update of one object of 40 bytes, if its version is 0x0102030405060708. */
+Test(protocol, a_guarded_update_is_these_bytes)
+{
+    static const uint8_t golden[] = {
+        'H', 'O', 'L', 'T', 1,   0, 7, 0, /* magic, version, WRITE */
+        3,   0,   0,   0,   0,   0, 0, 0, /* number */
+        0,   0,   0,   0,   0,   0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+        0,   0,   0,   0,   0,   0, 0, 0, /* lane, deadline */
+        64,  0,   0,   0,   0,   0, 0, 0, /* body size, flags */
+        0,   0,   0,   0,   0,   0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+        7,   0,   0,   0,   3,   0, 3, 0, /* groove; update, not linked, guard version, zero */
+        1,   0,   0,   0,   0,   0, 0, 0, /* one event, zero */
+        8,   7,   6,   5,   4,   3, 2, 1, /* the version */
+        255, 0,   0,   0,   0,   0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, /* id */
+        0,   0,   0,   0,   0,   0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, /* times */
+        'v', 'a', 'l', 'u', 'e', 0, 0, 0,
+    };
+    struct request_header header;
+    cr_assert(check_exactly(golden, sizeof golden, &header) == RESULT_OK);
+    cr_assert(header.operation == OPERATION_WRITE && header.flags == 0);
+    struct wire_section section;
+    memcpy(&section, golden + PROTOCOL_HEADER_SIZE, sizeof section);
+    cr_assert(section.groove_id == 7 && section.event_count == 1);
+    cr_assert(section.event_type == WIRE_EVENT_TYPE_UPDATE);
+    cr_assert(section.flags == 0 && section.guard == WIRE_GUARD_VERSION);
+    /* Without room for the version before the smallest image it is none. */
+    uint8_t shorter[sizeof golden];
+    memcpy(shorter, golden, sizeof golden);
+    shorter[40] = 16 + 8 + 32;
+    cr_assert(check_exactly(shorter, sizeof golden - 8, &header) == RESULT_OK);
+    shorter[40] = 16 + 32;
+    cr_assert(check_exactly(shorter, sizeof golden - 16, &header) == RESULT_BAD_BODY);
+}
+
+/* A remove in one groove, chained to a check that another object is there, as an atomic request
+ * (which would chain them anyway). */
+Test(protocol, a_linked_pair_is_these_bytes)
+{
+    static const uint8_t golden[] = {
+        'H', 'O', 'L', 'T', 1, 0, 7, 0, /* magic, version, WRITE */
+        4,   0,   0,   0,   0, 0, 0, 0, /* number */
+        0,   0,   0,   0,   0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+        0,   0,   0,   0,   0, 0, 0, 0, /* lane, deadline */
+        64,  0,   0,   0,   1, 0, 0, 0, /* body size, flags: atomic */
+        0,   0,   0,   0,   0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+        7,   0,   0,   0,   4, 1, 0, 0, /* groove; remove, linked, no guard, zero */
+        1,   0,   0,   0,   0, 0, 0, 0, /* one event, zero */
+        255, 0,   0,   0,   0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+        8,   0,   0,   0,   5, 0, 2, 0, /* groove; check, not linked, guard present, zero */
+        1,   0,   0,   0,   0, 0, 0, 0, /* one event, zero */
+        254, 0,   0,   0,   0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+    };
+    struct request_header header;
+    cr_assert(check_exactly(golden, sizeof golden, &header) == RESULT_OK);
+    cr_assert(header.flags == WIRE_REQUEST_FLAG_ATOMIC);
+    struct wire_section sections[2];
+    memcpy(&sections[0], golden + PROTOCOL_HEADER_SIZE, sizeof sections[0]);
+    memcpy(&sections[1], golden + PROTOCOL_HEADER_SIZE + 32, sizeof sections[1]);
+    cr_assert(sections[0].event_type == WIRE_EVENT_TYPE_REMOVE);
+    cr_assert(sections[0].flags == WIRE_SECTION_FLAG_LINKED);
+    cr_assert(sections[1].event_type == WIRE_EVENT_TYPE_CHECK);
+    cr_assert(sections[1].flags == 0 && sections[1].guard == WIRE_GUARD_PRESENT);
+
+    /* What the pair answers when the check fails. */
+    static const uint8_t reply[] = {
+        2, 0, 0, 0, 2, 0, 0, 0, /* two failures listed, of two */
+        0, 0, 0, 0, 9, 0, 0, 0, /* event 0: LINKED */
+        1, 0, 0, 0, 8, 0, 0, 0, /* event 1: GUARD */
+    };
+    struct write_reply write;
+    struct wire_failure failures[2];
+    memcpy(&write, reply, sizeof write);
+    memcpy(failures, reply + sizeof write, sizeof failures);
+    cr_assert(write.failure_count == 2 && write.failure_total == 2);
+    cr_assert(failures[0].result == WIRE_EVENT_RESULT_LINKED);
+    cr_assert(failures[1].event_index == 1 && failures[1].result == WIRE_EVENT_RESULT_GUARD);
+    cr_assert_str_eq(wire_event_result_name(8), "GUARD");
+    cr_assert_str_eq(wire_event_result_name(9), "LINKED");
+}
+
 Test(protocol, a_busy_reply_is_these_bytes)
 {
     static const uint8_t golden[PROTOCOL_HEADER_SIZE] = {
@@ -140,6 +220,11 @@ Test(protocol, numbers_on_the_wire_do_not_move)
     cr_assert(OPERATION_HELLO == 1 && OPERATION_WRITE == 7 && OPERATION_COUNT == 10);
     cr_assert(RESULT_OK == 0 && RESULT_BUSY == 12 && RESULT_INTERNAL == 20);
     cr_assert(WIRE_EVENT_RESULT_EXISTS == 1 && WIRE_EVENT_RESULT_CORRUPT == 7);
+    cr_assert(WIRE_EVENT_RESULT_GUARD == 8 && WIRE_EVENT_RESULT_LINKED == 9);
+    cr_assert(WIRE_EVENT_TYPE_INSERT == 1 && WIRE_EVENT_TYPE_CHECK == 5);
+    cr_assert(WIRE_SECTION_FLAG_LINKED == 1 && WIRE_REQUEST_FLAG_ATOMIC == 1);
+    cr_assert(WIRE_GUARD_ABSENT == 1 && WIRE_GUARD_VERSION == 3);
+    cr_assert(WIRE_FEATURE_SESSIONS == 1 && WIRE_FEATURE_CHAINS == 2);
     cr_assert(WIRE_FIELD_TYPE_U8 == 1 && WIRE_FIELD_TYPE_TIMESTAMP == 15);
     cr_assert_str_eq(operation_name(OPERATION_STAT), "STAT");
     cr_assert_str_eq(result_name(RESULT_BAD_BODY), "BAD_BODY");
@@ -169,6 +254,18 @@ Test(protocol, headers_are_refused_by_name)
 
     size = message_make(OPERATION_PING, NULL, 0);
     bytes[44] = 1; /* flags */
+    cr_assert(check_exactly(bytes, size, &header) == RESULT_BAD_HEADER);
+    struct {
+        struct wire_section section;
+        uint8_t id[WIRE_ID_SIZE];
+    } remove = {.section = {.event_type = WIRE_EVENT_TYPE_REMOVE, .event_count = 1}};
+    size = message_make(OPERATION_WRITE, &remove, sizeof remove);
+    bytes[44] = WIRE_REQUEST_FLAG_ATOMIC;
+    cr_assert(check_exactly(bytes, size, &header) == RESULT_OK);
+    bytes[44] = 2;
+    cr_assert(check_exactly(bytes, size, &header) == RESULT_BAD_HEADER);
+    bytes[44] = 0;
+    bytes[47] = 1;
     cr_assert(check_exactly(bytes, size, &header) == RESULT_BAD_HEADER);
     size = message_make(OPERATION_PING, NULL, 0);
     bytes[63] = 1; /* zero */
@@ -213,15 +310,25 @@ Test(protocol, bodies_are_refused_by_rule)
     })
     cr_assert(WRITE_WITH(groove_id, 9) == RESULT_OK);
     cr_assert(WRITE_WITH(event_type, 0) == RESULT_BAD_BODY);
-    cr_assert(WRITE_WITH(event_type, 5) == RESULT_BAD_BODY);
-    cr_assert(WRITE_WITH(flags, 1) == RESULT_BAD_BODY);
-    cr_assert(WRITE_WITH(guard, WIRE_GUARD_ABSENT) == RESULT_BAD_BODY);
+    cr_assert(WRITE_WITH(event_type, 6) == RESULT_BAD_BODY);
+    cr_assert(WRITE_WITH(event_type, WIRE_EVENT_TYPE_CHECK) == RESULT_BAD_BODY); /* of nothing */
+    cr_assert(WRITE_WITH(flags, WIRE_SECTION_FLAG_LINKED) == RESULT_BAD_BODY);   /* to nothing */
+    cr_assert(WRITE_WITH(flags, 2) == RESULT_BAD_BODY);
+    cr_assert(WRITE_WITH(guard, WIRE_GUARD_ABSENT) == RESULT_OK);
+    cr_assert(WRITE_WITH(guard, WIRE_GUARD_PRESENT) == RESULT_OK);
+    cr_assert(WRITE_WITH(guard, WIRE_GUARD_VERSION) == RESULT_BAD_BODY); /* There is none. */
+    cr_assert(WRITE_WITH(guard, WIRE_GUARD_VERSION + 1) == RESULT_BAD_BODY);
     cr_assert(WRITE_WITH(zero, 1) == RESULT_BAD_BODY);
     cr_assert(WRITE_WITH(zero_2, 1) == RESULT_BAD_BODY);
     cr_assert(WRITE_WITH(event_count, 0) == RESULT_BAD_BODY);
     cr_assert(WRITE_WITH(event_count, 2) == RESULT_BAD_BODY);
     cr_assert(WRITE_WITH(event_count, UINT32_MAX) == RESULT_BAD_BODY);
     cr_assert(WRITE_WITH(event_count, 0x10000001) == RESULT_BAD_BODY); /* times 16: 32 bits wrap */
+    section.event_type = WIRE_EVENT_TYPE_CHECK;
+    section.guard = WIRE_GUARD_VERSION;
+    cr_assert(WRITE_WITH(event_count, 0x20000001) == RESULT_BAD_BODY); /* times 24 */
+    section.guard = WIRE_GUARD_PRESENT;
+    cr_assert(WRITE_WITH(flags, 0) == RESULT_OK);
 #undef WRITE_WITH
     cr_assert(check_body(OPERATION_WRITE, write, 0) == RESULT_BAD_BODY);
 
@@ -241,6 +348,77 @@ Test(protocol, bodies_are_refused_by_rule)
     cr_assert(check_body(OPERATION_QUERY, &query, sizeof query) == RESULT_BAD_BODY);
     query = (struct query_request){.key_size = 1};
     cr_assert(check_body(OPERATION_QUERY, &query, sizeof query) == RESULT_BAD_BODY);
+}
+
+/* A write body by a second reading of docs/protocol.md; images end what can be told of it. */
+static bool naive_write(const uint8_t *body, uint32_t size)
+{
+    uint64_t at = 0;
+    for (;;) {
+        struct wire_section section;
+        if (at + sizeof section > size) {
+            return false;
+        }
+        memcpy(&section, body + at, sizeof section);
+        at += sizeof section;
+        const bool id = section.event_type == 4 || section.event_type == 5;
+        const uint64_t stride = (id ? 16u : 32u) + (section.guard == 3 ? 8u : 0u);
+        if (section.event_type < 1 || section.event_type > 5 || section.flags > 1 ||
+            section.guard > 3 || (section.event_type == 5 && section.guard == 0) ||
+            section.zero != 0 || section.event_count == 0 || section.zero_2 != 0 ||
+            at + section.event_count * stride > size) {
+            return false;
+        }
+        at += section.event_count * stride;
+        if (!id) {
+            return true;
+        }
+        if (at == size) {
+            return section.flags == 0;
+        }
+    }
+}
+
+Test(protocol, random_writes_are_judged_as_the_page_says)
+{
+    static uint8_t body[SIZE_MAX_TEST];
+    uint32_t accepted = 0, refused = 0;
+    struct prng prng;
+    prng_init(&prng, 4);
+    for (int i = 0; i < 60000; i++) {
+        uint32_t size = 0;
+        const uint64_t sections = prng_range(&prng, 1, 4);
+        for (uint64_t k = 0; k < sections; k++) {
+            const struct wire_section section = {
+                .groove_id = 1,
+                .event_type =
+                    (uint8_t)(prng_chance(&prng, 3, 4)
+                                  ? prng_range(&prng, WIRE_EVENT_TYPE_REMOVE, WIRE_EVENT_TYPE_CHECK)
+                                  : prng_below(&prng, 7)),
+                .flags = (uint8_t)prng_below(&prng, prng_chance(&prng, 1, 8) ? 3 : 2),
+                .guard = (uint8_t)prng_below(&prng, prng_chance(&prng, 1, 8) ? 5 : 4),
+                .zero = prng_chance(&prng, 1, 40),
+                .event_count = (uint32_t)prng_range(&prng, prng_chance(&prng, 1, 40) ? 0 : 1, 3),
+                .zero_2 = prng_chance(&prng, 1, 40),
+            };
+            memcpy(body + size, &section, sizeof section);
+            size += (uint32_t)sizeof section;
+            const bool id = section.event_type >= WIRE_EVENT_TYPE_REMOVE;
+            const uint32_t payload =
+                section.event_count * ((id ? 16u : 40u) + (section.guard == 3 ? 8u : 0u));
+            prng_fill(&prng, body + size, payload);
+            size += payload;
+        }
+        if (prng_chance(&prng, 1, 6)) {
+            size = (uint32_t)prng_below(&prng, size + 1);
+        }
+        const bool expected = naive_write(body, size);
+        cr_assert(check_body(OPERATION_WRITE, body, size) ==
+                  (expected ? RESULT_OK : RESULT_BAD_BODY));
+        accepted += expected;
+        refused += !expected;
+    }
+    cr_assert(accepted > 10000 && refused > 10000, "%u and %u", accepted, refused);
 }
 
 Test(protocol, every_prefix_of_a_message_is_refused)
@@ -283,7 +461,8 @@ Test(protocol, every_changed_byte_is_survived_and_headers_notice)
                 message[at] = (uint8_t)value;
                 struct request_header header;
                 const enum result result = check_exactly(message, size, &header);
-                const bool in_fixed = at < 6 || (at >= 40 && at < PROTOCOL_HEADER_SIZE);
+                const bool atomic = operation == OPERATION_WRITE && at == 44 && value == 1;
+                const bool in_fixed = at < 6 || (at >= 40 && at < PROTOCOL_HEADER_SIZE && !atomic);
                 cr_assert(!in_fixed || result != RESULT_OK, "%s byte %u = %u",
                           operation_name(operation), at, value);
             }
@@ -309,7 +488,9 @@ Test(protocol, noise_is_survived)
                 if (size >= PROTOCOL_HEADER_SIZE + 16 && prng_chance(&prng, 1, 2)) {
                     /* A section that may hold together, at a random length. */
                     const struct wire_section section = {
-                        .event_type = (uint8_t)prng_below(&prng, 6),
+                        .event_type = (uint8_t)prng_below(&prng, 7),
+                        .flags = (uint8_t)prng_below(&prng, 2),
+                        .guard = (uint8_t)prng_below(&prng, 5),
                         .event_count = (uint32_t)prng_below(&prng, 12),
                     };
                     memcpy(message + PROTOCOL_HEADER_SIZE, &section, sizeof section);

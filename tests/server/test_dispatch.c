@@ -16,13 +16,14 @@
 #include "server/dispatch.h"
 #include "server/schema_text.h"
 #include "server/stat_text.h"
+#include "tests/harness/prng.h"
 #include "tests/harness/sim_io.h"
 
 TestSuite(dispatch, .timeout = 120);
 
 /* ---- The front-end ---- */
 
-enum { REPLY_SIZE_MAX = 1 << 20, EXCHANGE_COUNT = 200 };
+enum { REPLY_SIZE_MAX = 1 << 20, EXCHANGE_COUNT = 200, FAKE_MAX = 8192 };
 
 struct fake {
     struct exchange exchange; /* First member: exchanges cast back. */
@@ -32,7 +33,7 @@ struct fake {
     bool answered;
 };
 
-static struct fake fakes[EXCHANGE_COUNT];
+static struct fake fakes[FAKE_MAX];
 static uint32_t fake_count;
 
 static void answer(struct fake *fake)
@@ -191,9 +192,10 @@ static void teardown(void)
 }
 
 /* Queues a request; run() answers it. */
-static struct fake *push(enum operation operation, const void *body, uint32_t body_size)
+static struct fake *push_flagged(enum operation operation, uint32_t flags, const void *body,
+                                 uint32_t body_size)
 {
-    cr_assert_lt(fake_count, EXCHANGE_COUNT);
+    cr_assert_lt(fake_count, FAKE_MAX);
     struct fake *fake = &fakes[fake_count++];
     const struct request_header header = {
         .magic = PROTOCOL_MAGIC,
@@ -201,6 +203,7 @@ static struct fake *push(enum operation operation, const void *body, uint32_t bo
         .operation = (uint16_t)operation,
         .number = 100 + fake_count,
         .body_size = body_size,
+        .flags = flags,
     };
     const uint32_t size = PROTOCOL_HEADER_SIZE + body_size;
     fake->request = malloc(size);
@@ -217,6 +220,11 @@ static struct fake *push(enum operation operation, const void *body, uint32_t bo
     fake->exchange.peer_uid = peer_uid;
     cr_assert(request_queue_push(&queue, &fake->exchange));
     return fake;
+}
+
+static struct fake *push(enum operation operation, const void *body, uint32_t body_size)
+{
+    return push_flagged(operation, 0, body, body_size);
 }
 
 static struct reply_header header_of(const struct fake *fake)
@@ -301,6 +309,7 @@ Test(dispatch, hello_and_ping_answer_at_once, .init = setup, .fini = teardown)
     cr_assert_eq(hello.batch_event_max, geometry_tiny().batch_event_max);
     cr_assert_eq(hello.exchange_count, config.exchange_count);
     cr_assert_str_eq(hello.version, HOLT_VERSION);
+    cr_assert(hello.features & WIRE_FEATURE_CHAINS);
     fake = ask(OPERATION_PING, "echo", 4, RESULT_OK);
     cr_assert_arr_eq(body_of(fake), "echo", 4);
 }
@@ -415,6 +424,184 @@ Test(dispatch, a_value_that_is_taken_is_a_failure_of_its_own, .init = setup, .fi
         cr_assert_eq(failure.event_index, i);
         cr_assert_eq(failure.result, results[i], "%s", wire_event_result_name(failure.result));
     }
+}
+
+/* ---- Guards and chains ---- */
+
+/* Appends a section of one event to body; `image` is an object, of which an id is the beginning. */
+static uint32_t add_event(uint8_t *body, uint32_t size, uint32_t groove_id, uint8_t type,
+                          uint8_t flags, uint8_t guard, uint64_t version, const uint8_t *image)
+{
+    const struct wire_section section = {
+        .groove_id = groove_id,
+        .event_type = type,
+        .flags = flags,
+        .guard = guard,
+        .event_count = 1,
+    };
+    memcpy(body + size, &section, sizeof section);
+    size += (uint32_t)sizeof section;
+    if (guard == WIRE_GUARD_VERSION) {
+        memcpy(body + size, &version, sizeof version);
+        size += (uint32_t)sizeof version;
+    }
+    const bool id = type == WIRE_EVENT_TYPE_REMOVE || type == WIRE_EVENT_TYPE_CHECK;
+    const uint32_t payload = id ? WIRE_ID_SIZE : OBJECT_SIZE;
+    memcpy(body + size, image, payload);
+    return size + payload;
+}
+
+static void assert_failures(const struct fake *fake, const struct wire_failure *expected,
+                            uint32_t count)
+{
+    struct write_reply write;
+    cr_assert_eq(header_of(fake).result, RESULT_OK);
+    memcpy(&write, body_of(fake), sizeof write);
+    cr_assert_eq(write.failure_count, count);
+    cr_assert_eq(write.failure_total, count);
+    cr_assert_eq(header_of(fake).body_size, sizeof write + count * sizeof *expected);
+    cr_assert(count == 0 ||
+              memcmp(body_of(fake) + sizeof write, expected, count * sizeof *expected) == 0);
+}
+
+Test(dispatch, guards_and_chains_go_through, .init = setup, .fini = teardown)
+{
+    static uint8_t body[4096];
+    uint8_t image[OBJECT_SIZE], other[OBJECT_SIZE];
+    const uint32_t things = create_things();
+    const uint32_t more = create_groove("more", "name text<8>, size u32, index name, index size");
+    make_object(image, 1, "one", 1);
+    make_object(other, 2, "two", 2);
+    uint32_t size = add_event(body, 0, things, WIRE_EVENT_TYPE_INSERT, WIRE_SECTION_FLAG_LINKED,
+                              WIRE_GUARD_ABSENT, 0, image);
+    size = add_event(body, size, more, WIRE_EVENT_TYPE_INSERT, 0, WIRE_GUARD_NONE, 0, image);
+    struct fake *fake = ask(OPERATION_WRITE, body, size, RESULT_OK);
+    assert_failures(fake, NULL, 0);
+    const uint64_t version = header_of(fake).timestamp + 1; /* of the one in `more` */
+
+    /* The second time its guard fails, and takes the other with it. */
+    size = add_event(body, 0, more, WIRE_EVENT_TYPE_INSERT, WIRE_SECTION_FLAG_LINKED,
+                     WIRE_GUARD_NONE, 0, other);
+    size = add_event(body, size, things, WIRE_EVENT_TYPE_INSERT, 0, WIRE_GUARD_ABSENT, 0, image);
+    size = add_event(body, size, things, WIRE_EVENT_TYPE_INSERT, 0, WIRE_GUARD_NONE, 0, other);
+    assert_failures(
+        ask(OPERATION_WRITE, body, size, RESULT_OK),
+        (struct wire_failure[]){{0, WIRE_EVENT_RESULT_LINKED}, {1, WIRE_EVENT_RESULT_GUARD}}, 2);
+
+    /* Compare and set, and what a client does not link, an atomic request does. */
+    size = add_event(body, 0, more, WIRE_EVENT_TYPE_UPDATE, 0, WIRE_GUARD_VERSION, version, image);
+    size =
+        add_event(body, size, more, WIRE_EVENT_TYPE_REMOVE, 0, WIRE_GUARD_VERSION, version, image);
+    fake = push_flagged(OPERATION_WRITE, WIRE_REQUEST_FLAG_ATOMIC, body, size);
+    run();
+    assert_failures(
+        fake, (struct wire_failure[]){{0, WIRE_EVENT_RESULT_LINKED}, {1, WIRE_EVENT_RESULT_GUARD}},
+        2);
+    assert_failures(ask(OPERATION_WRITE, body, size, RESULT_OK),
+                    (struct wire_failure[]){{1, WIRE_EVENT_RESULT_GUARD}}, 1);
+    const struct query_request query = {.groove_id = more, .index_id = WIRE_INDEX_NONE};
+    uint64_t count;
+    memcpy(&count, body_of(ask(OPERATION_COUNT, &query, sizeof query, RESULT_OK)), sizeof count);
+    cr_assert_eq(count, 1);
+
+    /* A chain must have an end; here only the engine can tell where the section ends. */
+    size = add_event(body, 0, more, WIRE_EVENT_TYPE_UPSERT, WIRE_SECTION_FLAG_LINKED,
+                     WIRE_GUARD_NONE, 0, image);
+    ask(OPERATION_WRITE, body, size, RESULT_BAD_BODY);
+}
+
+enum { CLIENT_COUNT = 16, INCREMENT_COUNT = 12 };
+
+/* A client of the counter: reads it, and writes one more if it is still what was read. */
+struct counting {
+    struct fake *fake; /* its request under way; NULL: none */
+    bool writing;
+    uint32_t done, beaten;
+};
+
+static void counting_read(struct counting *client, uint32_t groove_id)
+{
+    const struct lookup_request lookup = {.groove_id = groove_id, .id_count = 1};
+    uint8_t body[sizeof lookup + WIRE_ID_SIZE] = {0};
+    memcpy(body, &lookup, sizeof lookup);
+    body[sizeof lookup] = 1;
+    client->writing = false;
+    client->fake = push(OPERATION_LOOKUP, body, sizeof body);
+}
+
+static void counting_write(struct counting *client, uint32_t groove_id)
+{
+    uint8_t body[256], image[OBJECT_SIZE];
+    uint64_t version;
+    uint32_t value;
+    memcpy(image, body_of(client->fake) + sizeof(struct objects_reply), sizeof image);
+    memcpy(&version, image + 24, sizeof version);
+    memcpy(&value, image + 40, sizeof value);
+    make_object(image, 1, "counter", value + 1);
+    const uint32_t size = add_event(body, 0, groove_id, WIRE_EVENT_TYPE_UPDATE, 0,
+                                    WIRE_GUARD_VERSION, version, image);
+    client->writing = true;
+    client->fake = push(OPERATION_WRITE, body, size);
+}
+
+static void counting_step(struct counting *client, uint32_t groove_id)
+{
+    if (client->fake == NULL) {
+        if (client->done < INCREMENT_COUNT) {
+            counting_read(client, groove_id);
+        }
+    } else if (client->fake->answered && !client->writing) {
+        counting_write(client, groove_id);
+    } else if (client->fake->answered) {
+        struct write_reply write;
+        memcpy(&write, body_of(client->fake), sizeof write);
+        if (write.failure_count == 0) {
+            client->done += 1;
+        } else {
+            assert_failures(client->fake, (struct wire_failure[]){{0, WIRE_EVENT_RESULT_GUARD}}, 1);
+            client->beaten += 1;
+        }
+        client->fake = NULL;
+    }
+}
+
+Test(dispatch, a_counter_that_many_clients_compare_and_set_is_exact, .init = setup,
+     .fini = teardown)
+{
+    struct counting clients[CLIENT_COUNT] = {{0}};
+    uint8_t body[256], image[OBJECT_SIZE];
+    struct prng prng;
+    const uint32_t groove_id = create_things();
+    make_object(image, 1, "counter", 0);
+    uint32_t size =
+        add_event(body, 0, groove_id, WIRE_EVENT_TYPE_INSERT, 0, WIRE_GUARD_NONE, 0, image);
+    assert_failures(ask(OPERATION_WRITE, body, size, RESULT_OK), NULL, 0);
+    prng_init(&prng, 16);
+    uint32_t done = 0, beaten = 0;
+    while (done < CLIENT_COUNT * INCREMENT_COUNT) {
+        counting_step(&clients[prng_below(&prng, CLIENT_COUNT)], groove_id);
+        if (prng_chance(&prng, 1, 3)) { /* Now and then the daemon gets a step further. */
+            memory_forbid_allocation();
+            (void)dispatch_take(&dispatch);
+            (void)dispatch_submit(&dispatch);
+            (void)forest_tick(forest);
+            memory_allow_allocation();
+        }
+        done = 0;
+        beaten = 0;
+        for (uint32_t i = 0; i < CLIENT_COUNT; i++) {
+            done += clients[i].done;
+            beaten += clients[i].beaten;
+        }
+    }
+    run();
+    cr_assert_gt(beaten, CLIENT_COUNT); /* They were in each other's way. */
+    struct counting reader = {0};
+    counting_read(&reader, groove_id);
+    run();
+    uint32_t value;
+    memcpy(&value, body_of(reader.fake) + sizeof(struct objects_reply) + 40, sizeof value);
+    cr_assert_eq(value, CLIENT_COUNT * INCREMENT_COUNT);
 }
 
 Test(dispatch, refusals_have_their_result, .init = setup, .fini = teardown)
