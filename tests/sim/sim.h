@@ -51,6 +51,9 @@ enum sim_end { SIM_END_CUT, SIM_END_KILL, SIM_END_STOP };
     X(REQUESTS, "requests answered")                                                               \
     X(WRITES, "writes committed")                                                                  \
     X(EVENTS, "events committed")                                                                  \
+    X(GUARDS_HELD, "guards that held")                                                             \
+    X(GUARDS_FAILED, "guards that did not hold")                                                   \
+    X(CHAINS_UNDONE, "chains taken back")                                                          \
     X(CREATES, "grooves created")                                                                  \
     X(DROPS, "grooves dropped")                                                                    \
     X(READS, "reads compared with the model")                                                      \

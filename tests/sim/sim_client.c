@@ -451,18 +451,52 @@ static uint8_t random_type(void)
                          : WIRE_EVENT_TYPE_REMOVE;
 }
 
+/* Some are guarded; now and then one only asks. */
+static void random_guard(struct wire_section *section)
+{
+    if (sim_odds(1, 4)) {
+        section->guard = (uint8_t)(1 + sim_below(WIRE_GUARD_VERSION));
+        if (sim_odds(1, 4)) {
+            section->event_type = WIRE_EVENT_TYPE_CHECK;
+        }
+    }
+}
+
+/* A key of which the guard would hold now, by what has been told; or any, after a few tries. */
+static uint32_t guarded_key(const struct sim_slot *slot, uint8_t guard, uint64_t *version)
+{
+    uint32_t key = 0;
+    for (uint32_t tries = 0; tries < 4; tries++) {
+        key = (uint32_t)sim_below(slot->key_count);
+        const struct sim_record *record = sim_model_find(&sim->model, slot, key, UINT64_MAX);
+        if (record != NULL && guard == WIRE_GUARD_VERSION && record->version != SIM_UNKNOWN) {
+            *version = record->version;
+        }
+        if (guard == WIRE_GUARD_NONE || (guard == WIRE_GUARD_ABSENT) == (record == NULL)) {
+            break;
+        }
+    }
+    return key;
+}
+
 /* Mostly good events; now and then one that must fail for what it says. */
-static void put_event(struct sim_lane *lane, const struct sim_slot *slot, uint8_t type)
+static void put_event(struct sim_lane *lane, const struct sim_slot *slot,
+                      const struct wire_section *section)
 {
     uint8_t image[SIM_OBJECT_MAX];
-    sim_model_object(slot, (uint32_t)sim_below(slot->key_count), image);
+    uint64_t version = 1;
+    sim_model_object(slot, guarded_key(slot, section->guard, &version), image);
     if (sim_odds(1, 200)) {
         memset(image, 0, WIRE_ID_SIZE);
     } else if (sim_odds(1, 200)) {
         image[WIRE_ID_SIZE + sim_below(16)] = 1; /* timestamp or version */
     }
-    sim_request_put(lane, image,
-                    type == WIRE_EVENT_TYPE_REMOVE ? WIRE_ID_SIZE : slot->schema.object_size);
+    if (section->guard == WIRE_GUARD_VERSION) {
+        sim_request_put(lane, &version, sizeof version);
+    }
+    const bool id = section->event_type == WIRE_EVENT_TYPE_REMOVE ||
+                    section->event_type == WIRE_EVENT_TYPE_CHECK;
+    sim_request_put(lane, image, id ? WIRE_ID_SIZE : slot->schema.object_size);
 }
 
 static enum sim_outcome random_write(struct sim_lane *lane)
@@ -470,6 +504,7 @@ static enum sim_outcome random_write(struct sim_lane *lane)
     const struct geometry *geometry = &sim->swarm.geometry;
     sim_request_begin(lane, OPERATION_WRITE);
     const uint32_t section_count = sim_odds(1, 4) ? 1 + (uint32_t)sim_below(3) : 1;
+    sim_request_flag(lane, sim_odds(1, sim->swarm.bulk ? 100 : 10) ? WIRE_REQUEST_FLAG_ATOMIC : 0);
     for (uint32_t i = 0; i < section_count; i++) {
         struct wire_section section = {.event_type = random_type()};
         const struct sim_slot *slot = live_slot(&section.groove_id);
@@ -477,15 +512,20 @@ static enum sim_outcome random_write(struct sim_lane *lane)
             return SIM_OUTCOME_REFUSED;
         }
         const uint64_t bytes_left = geometry->batch_size_max / section_count;
+        if (!slot->bulk) {
+            random_guard(&section);
+            section.flags = i + 1 < section_count && sim_odds(1, 2) ? WIRE_SECTION_FLAG_LINKED : 0;
+        }
+        const uint64_t guard_size = section.guard == WIRE_GUARD_VERSION ? sizeof(uint64_t) : 0;
         const uint64_t most =
             min_u64(min_u64(slot->schema.event_max, geometry->batch_event_max) / section_count,
-                    (bytes_left - sizeof section) / slot->schema.object_size);
+                    (bytes_left - sizeof section) / (slot->schema.object_size + guard_size));
         const uint64_t usual = sim_odds(1, 3) ? most : min_u64(most, 6);
         section.event_count =
             (uint32_t)(slot->bulk ? max_u64(most, 1) : 1 + sim_below(max_u64(usual, 1)));
         sim_request_put(lane, &section, sizeof section);
         for (uint32_t event = 0; event < section.event_count; event++) {
-            put_event(lane, slot, section.event_type);
+            put_event(lane, slot, &section);
         }
     }
     return ask_write(lane);

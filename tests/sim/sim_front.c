@@ -73,9 +73,11 @@ static void pending_remove(uint32_t lane_index)
 
 uint32_t sim_section_size(const struct wire_section *section, const struct sim_slot *slot)
 {
-    const bool remove = section->event_type == WIRE_EVENT_TYPE_REMOVE;
+    const bool id = section->event_type == WIRE_EVENT_TYPE_REMOVE ||
+                    section->event_type == WIRE_EVENT_TYPE_CHECK;
+    const uint32_t guard_size = section->guard == WIRE_GUARD_VERSION ? 8 : 0;
     return (uint32_t)sizeof *section +
-           section->event_count * (remove ? WIRE_ID_SIZE : slot->schema.object_size);
+           section->event_count * (guard_size + (id ? WIRE_ID_SIZE : slot->schema.object_size));
 }
 
 static void told_write(const struct sim_lane *lane, const struct reply_header *header,
@@ -83,8 +85,9 @@ static void told_write(const struct sim_lane *lane, const struct reply_header *h
 {
     const struct request_header request = sim_request_header(lane);
     struct event_failure failures[SIM_FAILURE_MAX];
-    const uint32_t count = sim_model_write(&sim->model, sim_request_body(lane), request.body_size,
-                                           header->commit, header->timestamp, failures);
+    const uint32_t count =
+        sim_model_write(&sim->model, sim_request_body(lane), request.body_size, request.flags != 0,
+                        header->commit, header->timestamp, failures);
     struct write_reply write;
     memcpy(&write, body, sizeof write);
     if (write.failure_count != count ||
@@ -385,6 +388,11 @@ void sim_request_begin(struct sim_lane *lane, uint16_t operation)
     };
     memcpy(lane->request, &header, sizeof header);
     lane->request_size = PROTOCOL_HEADER_SIZE;
+}
+
+void sim_request_flag(struct sim_lane *lane, uint32_t flags)
+{
+    memcpy(lane->request + offsetof(struct request_header, flags), &flags, sizeof flags);
 }
 
 void sim_request_put(struct sim_lane *lane, const void *bytes, uint32_t size)

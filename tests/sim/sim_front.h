@@ -64,6 +64,7 @@ struct sim_parcel {
 /* Begins a request in the lane; its body is put behind, piece by piece. */
 void sim_request_begin(struct sim_lane *lane, uint16_t operation);
 void sim_request_put(struct sim_lane *lane, const void *bytes, uint32_t size);
+void sim_request_flag(struct sim_lane *lane, uint32_t flags);
 struct request_header sim_request_header(const struct sim_lane *lane);
 const uint8_t *sim_request_body(const struct sim_lane *lane);
 bool sim_is_write(uint16_t operation);

@@ -246,17 +246,40 @@ struct sim_record *sim_model_find(struct sim_model *model, const struct sim_slot
     return record != NULL && record->exists ? record : NULL;
 }
 
+static uint64_t record_size(const struct sim_slot *slot)
+{
+    return align_up(sizeof(struct sim_record) + slot->schema.object_size, RECORD_ALIGNMENT);
+}
+
 static struct sim_record *record_add(struct sim_model *model, struct sim_slot *slot, uint32_t key,
                                      uint64_t commit)
 {
-    const uint64_t size =
-        align_up(sizeof(struct sim_record) + slot->schema.object_size, RECORD_ALIGNMENT);
+    const uint64_t size = record_size(slot);
     assert(model->arena_used + size <= arena_size);
     struct sim_record *record = record_at(model, (uint32_t)model->arena_used);
-    *record = (struct sim_record){.older = slot->newest[key], .commit = commit};
+    *record = (struct sim_record){
+        .older = slot->newest[key],
+        .key = key,
+        .slot = (uint8_t)(slot - model->slots),
+        .commit = commit,
+    };
     slot->newest[key] = (uint32_t)model->arena_used;
     model->arena_used += size;
     return record;
+}
+
+/* Takes back all records from `first` on. */
+static void records_undo(struct sim_model *model, uint64_t first)
+{
+    for (uint64_t offset = first; offset < model->arena_used;) {
+        const struct sim_record *record = record_at(model, (uint32_t)offset);
+        struct sim_slot *slot = &model->slots[record->slot];
+        if (record->older < first) { /* Of several of one key the oldest knows what was before. */
+            slot->newest[record->key] = record->older;
+        }
+        offset += record_size(slot);
+    }
+    model->arena_used = first;
 }
 
 /* Whether another object has a value of `image` that a unique index gives out once. */
@@ -287,9 +310,27 @@ static bool value_is_taken(struct sim_model *model, const struct sim_slot *slot,
     return false;
 }
 
-static enum event_result apply(struct sim_model *model, struct sim_slot *slot, enum event_type type,
-                               const uint8_t *payload, uint64_t commit, uint64_t timestamp)
+static bool guard_holds(const struct event_section *section, const uint8_t *payload,
+                        const struct sim_record *record)
 {
+    switch ((enum event_guard_kind)section->guard) {
+    case EVENT_GUARD_NONE:
+        break;
+    case EVENT_GUARD_ABSENT:
+        return record == NULL;
+    case EVENT_GUARD_PRESENT:
+        return record != NULL;
+    case EVENT_GUARD_VERSION: /* Nobody can ask for one that nobody was told. */
+        return record != NULL && record->version == load_u64_le(payload - 8);
+    }
+    return true;
+}
+
+static enum event_result apply(struct sim_model *model, struct sim_slot *slot,
+                               const struct event_section *section, const uint8_t *payload,
+                               uint64_t commit, uint64_t timestamp)
+{
+    const enum event_type type = (enum event_type)section->event_type;
     static const uint8_t zero[16];
     if (memcmp(payload, zero, 16) == 0) {
         return EVENT_RESULT_ID_ZERO;
@@ -297,6 +338,12 @@ static enum event_result apply(struct sim_model *model, struct sim_slot *slot, e
     const uint32_t key = key_of(slot, payload);
     assert(key != UINT32_MAX);
     const struct sim_record *before = sim_model_find(model, slot, key, UINT64_MAX);
+    if (!guard_holds(section, payload, before)) {
+        return EVENT_RESULT_GUARD;
+    }
+    if (type == EVENT_TYPE_CHECK) {
+        return EVENT_RESULT_OK;
+    }
     if (type == EVENT_TYPE_REMOVE) {
         if (before == NULL) {
             return EVENT_RESULT_NOT_FOUND;
@@ -329,35 +376,80 @@ static enum event_result apply(struct sim_model *model, struct sim_slot *slot, e
     return EVENT_RESULT_OK;
 }
 
-uint32_t sim_model_write(struct sim_model *model, const uint8_t *body, uint32_t size,
+/* A write that is being applied. */
+struct application {
+    struct event_failure *failures; /* [SIM_FAILURE_MAX] */
+    uint32_t failure_count;
+    uint32_t number; /* of the next event */
+    /* The chain that it belongs to; one alone is a chain, too. */
+    uint32_t chain_first;
+    uint64_t chain_records; /* where they begin in the arena */
+    bool chain_goes_on, chain_failed;
+};
+
+static void add_failure(struct application *application, uint32_t number, enum event_result result)
+{
+    assert(application->failure_count < SIM_FAILURE_MAX);
+    application->failures[application->failure_count] =
+        (struct event_failure){.event_index = number, .result = (uint32_t)result};
+    application->failure_count += 1;
+    sim->counters[SIM_GUARDS_FAILED] += result == EVENT_RESULT_GUARD;
+}
+
+static void apply_to_chain(struct sim_model *model, struct sim_slot *slot,
+                           struct application *application, const struct event_section *section,
+                           const uint8_t *payload, uint64_t commit, uint64_t timestamp)
+{
+    const uint32_t number = application->number;
+    if (!application->chain_goes_on) {
+        application->chain_first = number;
+        application->chain_records = model->arena_used;
+        application->chain_failed = false;
+    }
+    if (application->chain_failed) {
+        add_failure(application, number, EVENT_RESULT_LINKED);
+        return;
+    }
+    const enum event_result result =
+        apply(model, slot, section, payload, commit,
+              timestamp == SIM_UNKNOWN ? SIM_UNKNOWN : timestamp + number);
+    if (result == EVENT_RESULT_OK) {
+        sim->counters[SIM_GUARDS_HELD] += section->guard != EVENT_GUARD_NONE;
+        return;
+    }
+    sim->counters[SIM_CHAINS_UNDONE] += model->arena_used > application->chain_records;
+    records_undo(model, application->chain_records);
+    for (uint32_t i = application->chain_first; i < number; i++) {
+        add_failure(application, i, EVENT_RESULT_LINKED);
+    }
+    add_failure(application, number, result);
+    application->chain_failed = true;
+}
+
+uint32_t sim_model_write(struct sim_model *model, const uint8_t *body, uint32_t size, bool atomic,
                          uint64_t commit, uint64_t timestamp, struct event_failure *failures)
 {
     assert(commit >= model->commit);
     model->commit = commit;
-    uint32_t failure_count = 0;
-    uint32_t number = 0;
+    struct application application = {.failures = failures};
     for (uint32_t offset = 0; offset < size;) {
         struct event_section section;
         memcpy(&section, body + offset, sizeof section);
         offset += (uint32_t)sizeof section;
         struct sim_slot *slot = sim_model_slot(model, section.groove_id);
         assert(slot != NULL);
-        const uint32_t payload_size =
-            section.event_type == EVENT_TYPE_REMOVE ? ID_SIZE : slot->schema.object_size;
+        const uint32_t guard_size = section.guard == EVENT_GUARD_VERSION ? 8 : 0;
+        const bool id =
+            section.event_type == EVENT_TYPE_REMOVE || section.event_type == EVENT_TYPE_CHECK;
         for (uint32_t i = 0; i < section.event_count; i++) {
-            const enum event_result result =
-                apply(model, slot, (enum event_type)section.event_type, body + offset, commit,
-                      timestamp == SIM_UNKNOWN ? SIM_UNKNOWN : timestamp + number);
-            if (result != EVENT_RESULT_OK) {
-                assert(failure_count < SIM_FAILURE_MAX);
-                failures[failure_count++] =
-                    (struct event_failure){.event_index = number, .result = (uint32_t)result};
-            }
-            offset += payload_size;
-            number += 1;
+            apply_to_chain(model, slot, &application, &section, body + offset + guard_size, commit,
+                           timestamp);
+            offset += guard_size + (id ? ID_SIZE : slot->schema.object_size);
+            application.number += 1;
+            application.chain_goes_on = atomic || section.flags != 0;
         }
     }
-    return failure_count;
+    return application.failure_count;
 }
 
 static void period_add(struct sim_model *model, struct sim_slot *slot, uint64_t commit,

@@ -24,6 +24,8 @@ enum {
 
 struct sim_record {
     uint32_t older; /* in the arena; 0: none */
+    uint32_t key;
+    uint8_t slot;
     bool exists;
     uint64_t commit; /* it holds from this on */
     uint64_t timestamp, version;
@@ -76,7 +78,7 @@ struct sim_record *sim_model_find(struct sim_model *model, const struct sim_slot
 
 /* One write of the history. `timestamp` may be SIM_UNKNOWN. Fills `failures` [SIM_FAILURE_MAX] and
  * returns how many events failed. */
-uint32_t sim_model_write(struct sim_model *model, const uint8_t *body, uint32_t size,
+uint32_t sim_model_write(struct sim_model *model, const uint8_t *body, uint32_t size, bool atomic,
                          uint64_t commit, uint64_t timestamp, struct event_failure *failures);
 void sim_model_create(struct sim_model *model, struct sim_slot *slot, uint64_t commit,
                       uint32_t groove_id);

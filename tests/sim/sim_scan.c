@@ -172,8 +172,8 @@ static void assume(const struct sim_lane *lane, uint64_t commit)
     struct event_failure failures[SIM_FAILURE_MAX];
     if (request.operation == OPERATION_WRITE) {
         if (grooves_exist(lane)) { /* Else it was refused. */
-            (void)sim_model_write(model, sim_request_body(lane), request.body_size, commit,
-                                  SIM_UNKNOWN, failures);
+            (void)sim_model_write(model, sim_request_body(lane), request.body_size,
+                                  request.flags != 0, commit, SIM_UNKNOWN, failures);
         }
         return;
     }
