@@ -178,17 +178,32 @@ static uint32_t key_count;
 /* One request of one section; `keys` remembers what its events are about. False: full. */
 static bool add_section(uint32_t groove, enum event_type type, uint32_t count, uint32_t key_range)
 {
-    static struct fixture_object objects[300];
+    struct event_section section = {
+        .groove_id = groove_ids[groove],
+        .event_type = (uint8_t)type,
+        .event_count = count,
+    };
+    if (type == EVENT_TYPE_CHECK || prng_chance(&prng, 1, 3)) {
+        section.guard = (uint8_t)prng_range(&prng, EVENT_GUARD_ABSENT, EVENT_GUARD_VERSION);
+    }
+    memcpy(body, &section, sizeof section);
+    uint32_t size = (uint32_t)sizeof section;
     for (uint32_t i = 0; i < count; i++) {
-        memset(&objects[i], 0, sizeof objects[i]);
+        struct fixture_object object = {0};
         const uint32_t key = (uint32_t)prng_below(&prng, key_range);
-        fixture_id(objects[i].id, key);
+        fixture_id(object.id, key);
         const uint32_t other = (uint32_t)prng_below(&prng, key_range); /* Often one that has it. */
         const struct row *row = &rows[UNIQUE_GROOVE][other];
-        objects[i].a = row->exists ? row->object.a : random_a(other);
+        object.a = row->exists ? row->object.a : random_a(other);
         keys[key_count + i] = key;
+        if (section.guard == EVENT_GUARD_VERSION) {
+            store_u64_le(body + size, rows[groove][key].object.version);
+            size += 8;
+        }
+        const uint32_t payload = event_has_id_only(section.event_type) ? ID_SIZE : sizeof object;
+        memcpy(body + size, &object, payload);
+        size += payload;
     }
-    const uint32_t size = fixture_body(body, groove_ids[groove], type, objects, count);
     enum request_result result;
     if (batch_add(&batch, &fixture.forest->catalog, REQUEST_KIND_WRITE, false, body, size, NULL,
                   false, &result) != BATCH_ADDED) {
@@ -205,7 +220,7 @@ static void random_batch(uint32_t request_max, uint32_t event_max, uint32_t key_
     const uint32_t requests = (uint32_t)prng_range(&prng, 1, request_max);
     for (uint32_t i = 0; i < requests; i++) {
         if (!add_section((uint32_t)prng_below(&prng, GROOVE_COUNT),
-                         (enum event_type)prng_range(&prng, EVENT_TYPE_INSERT, EVENT_TYPE_REMOVE),
+                         (enum event_type)prng_range(&prng, EVENT_TYPE_INSERT, EVENT_TYPE_CHECK),
                          (uint32_t)prng_range(&prng, 1, event_max), key_range)) {
             break;
         }
@@ -248,12 +263,31 @@ static void check_groups(void)
     }
 }
 
-/* Whether some event of the batch changes this entry. */
+/* Whether some event of the batch changes this entry, or asks for its version. */
 static bool wanted(uint32_t entry)
 {
     for (uint32_t i = 0; i < batch.event_count; i++) {
-        if (batch.events[i].entry == entry && batch.events[i].type != EVENT_TYPE_INSERT) {
+        const struct batch_event *event = &batch.events[i];
+        const bool changes = event->type == EVENT_TYPE_UPSERT || event->type == EVENT_TYPE_UPDATE ||
+                             event->type == EVENT_TYPE_REMOVE;
+        if (event->entry == entry && (changes || event->guard == EVENT_GUARD_VERSION)) {
             return true;
+        }
+    }
+    return false;
+}
+
+/* Whether some event brings this value. */
+static bool brought(uint32_t group, uint64_t a)
+{
+    for (uint32_t i = 0; i < batch.event_count; i++) {
+        struct fixture_object object;
+        const struct batch_event *event = &batch.events[i];
+        if (event->group == group && !event_has_id_only(event->type)) {
+            memcpy(&object, event->payload, sizeof object);
+            if (object.a == a) {
+                return true;
+            }
         }
     }
     return false;
@@ -274,6 +308,7 @@ static void check_owners(void)
             const struct row *row = &rows[UNIQUE_GROOVE][a / 4];
             const uint64_t owner = owner_list_owner(list, k);
             cr_assert(k == 0 || load_u64_be(owner_list_entry(list, k - 1)) < a);
+            cr_assert(brought(i, a));
             if (owner != OWNER_UNKNOWN) {
                 const bool owned = row->exists && row->object.a == a;
                 cr_assert(eq(u64, owner, owned ? row->object.timestamp : OWNER_NONE));
@@ -281,7 +316,7 @@ static void check_owners(void)
         }
         for (uint32_t k = 0; k < batch.event_count; k++) {
             const struct batch_event *event = &batch.events[k];
-            if (event->group != i || event->type == EVENT_TYPE_REMOVE) {
+            if (event->group != i || event_has_id_only(event->type)) {
                 continue;
             }
             struct fixture_object object;

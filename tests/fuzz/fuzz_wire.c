@@ -5,6 +5,7 @@
  *   u8 flags   bit 0: the body is a whole message, header included, as a hostile peer sends it
  *              bit 1: everything so far is answered before the next one comes
  *              bit 2: the peer's deadline is over before the forest looks
+ *              bit 3: a write is atomic
  *   u8 operation, u16 body size, body
  *
  * Each must be answered once, by a reply that a client accepts; and the file that is left must be
@@ -275,7 +276,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     setup();
     while (input.size > 0 && fake_count < EXCHANGE_COUNT) {
         const uint8_t flags = fuzz_u8(&input);
-        const struct request_header header = {
+        struct request_header header = {
             .magic = PROTOCOL_MAGIC,
             .version = PROTOCOL_VERSION,
             .operation = fuzz_u8(&input),
@@ -283,6 +284,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             .deadline_ms = (flags & 4) != 0 ? DEADLINE_MS : 0,
             .body_size = fuzz_u16(&input) % REQUEST_SIZE_MAX,
         };
+        if ((flags & 8) != 0 && header.operation == OPERATION_WRITE) {
+            header.flags = WIRE_REQUEST_FLAG_ATOMIC;
+        }
         uint32_t message_size = 0;
         if ((flags & 1) == 0) {
             memcpy(message, &header, sizeof header);

@@ -285,7 +285,7 @@ def attack_sim(_bug, logs):
 
 
 def attack_system(_bug, logs):
-    targets = ["holt", "kill_client", "history_client", "fault_run"]
+    targets = ["holt", "kill_client", "history_client", "fault_run", "counter_client"]
     if not build(targets, logs / "build.log"):
         raise BuildError(f"does not build: {logs / 'build.log'}")
     for script in SYSTEM:

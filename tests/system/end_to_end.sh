@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Goal: what was acknowledged survives kill -9 at any moment, whole; an import that was interrupted
-# is completed by running it again, to the exact count; answers are those of awk on the same file.
+# is completed by running it again, to the exact count; answers are those of awk on the same file;
+# sixteen clients that count together by compare and set count exactly.
 . "$(dirname "$0")/common.sh"
+TOOLS=${HOLT_TOOLS:-$(dirname "$HOLT")}
 
 CSV=$REPOSITORY/data/cities.csv
 ROWS=$(($(python3 -c 'import csv, sys; print(sum(1 for _ in csv.reader(open(sys.argv[1]))))' \
@@ -49,8 +51,15 @@ same "the same import again doubles nothing" \
     "$("$HOLT" import cities "$CSV" --json 2>/dev/null | field already_there)" "$ROWS"
 same "the count is as before" "$("$HOLT" count cities)" "$ROWS"
 
+# counter_client.c is their clients.
+"$HOLT" create counters 'value u64' >/dev/null
+"$HOLT" create tickets 'value u64, index value' >/dev/null
+INCREMENTS=40
+
 base=$ROWS
 for round in 1 2 3; do
+    "$TOOLS/counter_client" "$HOLT_SOCKET" counters tickets $round $INCREMENTS >counter 2>counter.log &
+    counter=$!
     "$HOLT" import cities "$CSV" --name "round $round" --batch $BATCH --json \
         >import.json 2>import.log &
     import=$!
@@ -81,6 +90,9 @@ for round in 1 2 3; do
             field already_there)" "$recovered"
     base=$((base + ROWS))
     same "round $round: to the exact count" "$("$HOLT" count cities)" "$base"
+    wait "$counter" || not_ok "round $round: the counters count" "$(cat counter.log)"
+    sum=$((round * 16 * INCREMENTS))
+    same "round $round: sixteen clients count exactly" "$(cat counter)" "$sum $sum 0"
 done
 
 sum=0
