@@ -271,8 +271,11 @@ enum request_space request_space(enum request_kind kind, const uint8_t *body, ui
     case REQUEST_KIND_GROOVE_DROP:
     case REQUEST_KIND_GROOVE_FORGET:
     case REQUEST_KIND_IDLE:
+    case REQUEST_KIND_SESSION_CLOSE:
+    case REQUEST_KIND_SESSION_EVICT:
         return REQUEST_SPACE_NONE;
     case REQUEST_KIND_GROOVE_CREATE:
+    case REQUEST_KIND_SESSION_OPEN:
         return REQUEST_SPACE_WRITE;
     case REQUEST_KIND_WRITE:
         break;
@@ -295,6 +298,7 @@ enum request_space request_space(enum request_kind kind, const uint8_t *body, ui
 /* ---- Adding ------------------------------------------------------------------------------------
  */
 
+/* Requests that are not writes. Of those of sessions, only what needs no session. */
 static enum request_result check_ddl(struct batch *batch, const struct catalog *catalog,
                                      enum request_kind kind, const uint8_t *body, uint32_t size)
 {
@@ -322,6 +326,19 @@ static enum request_result check_ddl(struct batch *batch, const struct catalog *
         return catalog_find_name(catalog, (const char *)body) == NULL
                    ? REQUEST_RESULT_UNKNOWN_GROOVE
                    : REQUEST_RESULT_OK;
+    }
+    if (kind == REQUEST_KIND_SESSION_OPEN) {
+        struct session_open_body open;
+        if (size != sizeof open) {
+            return REQUEST_RESULT_MALFORMED;
+        }
+        memcpy(&open, body, sizeof open);
+        return open.lane_count >= 1 && open.lane_count <= SESSION_LANE_MAX
+                   ? REQUEST_RESULT_OK
+                   : REQUEST_RESULT_MALFORMED;
+    }
+    if (kind == REQUEST_KIND_SESSION_CLOSE || kind == REQUEST_KIND_SESSION_EVICT) {
+        return size == 0 ? REQUEST_RESULT_OK : REQUEST_RESULT_MALFORMED;
     }
     assert(kind == REQUEST_KIND_GROOVE_FORGET || kind == REQUEST_KIND_IDLE);
     assert(size == 8);
@@ -377,7 +394,9 @@ enum batch_admission batch_add(struct batch *batch, const struct catalog *catalo
         .flags = atomic ? BATCH_FLAG_ATOMIC : 0,
         .event_count = needs.event_count,
     };
-    memcpy(batch->buffer + batch->size + BATCH_REQUEST_HEADER_SIZE, body, size);
+    if (size > 0) {
+        memcpy(batch->buffer + batch->size + BATCH_REQUEST_HEADER_SIZE, body, size);
+    }
     memset(batch->buffer + batch->size + BATCH_REQUEST_HEADER_SIZE + size, 0, padded(size) - size);
     batch->size += BATCH_REQUEST_HEADER_SIZE + padded(size);
     assert(batch->size <= journal_entry_size_max(batch->geometry));
@@ -387,15 +406,31 @@ enum batch_admission batch_add(struct batch *batch, const struct catalog *catalo
     return BATCH_ADDED;
 }
 
-/* What nothing uses is zero. */
+void batch_identify(struct batch *batch, const struct request_session *session)
+{
+    assert(batch->request_count > 0);
+    struct batch_request_header *header = batch->requests[batch->request_count - 1].header;
+    assert(header->number == 0);
+    memcpy(header->client_id, session->client_id, CLIENT_ID_SIZE);
+    header->lane = session->lane;
+    header->number = session->number;
+}
+
+/* What needs no catalog and no session. */
 static bool header_valid(const struct batch_request_header *header)
 {
-    static const uint8_t no_client[sizeof header->client_id];
+    static const uint8_t no_client[CLIENT_ID_SIZE];
     const uint8_t flags =
         BATCH_FLAG_REFUSED | (header->kind == REQUEST_KIND_WRITE ? BATCH_FLAG_ATOMIC : 0);
-    return (header->flags & ~flags) == 0 && header->zero == 0 && header->zero_2 == 0 &&
-           header->lane == 0 && header->number == 0 &&
-           memcmp(header->client_id, no_client, sizeof no_client) == 0;
+    if ((header->flags & ~flags) != 0 || header->zero != 0 || header->zero_2 != 0) {
+        return false;
+    }
+    const bool has_client = memcmp(header->client_id, no_client, CLIENT_ID_SIZE) != 0;
+    if (has_client && header->kind <= REQUEST_KIND_GROOVE_DROP) {
+        return header->number != 0 && header->lane < SESSION_LANE_MAX;
+    }
+    return has_client == (header->kind >= REQUEST_KIND_SESSION_OPEN) && header->number == 0 &&
+           header->lane == 0;
 }
 
 enum status batch_decode(struct batch *batch, const struct catalog *catalog)
@@ -431,8 +466,10 @@ enum status batch_decode(struct batch *batch, const struct catalog *catalog)
                 return STATUS_CORRUPT;
             }
         } else if (request->kind < REQUEST_KIND_GROOVE_CREATE ||
-                   request->kind > REQUEST_KIND_IDLE || header->request_count != 1 ||
-                   (request->kind >= REQUEST_KIND_GROOVE_FORGET && request->size != 8) ||
+                   request->kind > REQUEST_KIND_SESSION_EVICT || header->request_count != 1 ||
+                   ((request->kind == REQUEST_KIND_GROOVE_FORGET ||
+                     request->kind == REQUEST_KIND_IDLE) &&
+                    request->size != 8) ||
                    check_ddl(batch, catalog, request->kind, body, request->size) !=
                        REQUEST_RESULT_OK) {
             return STATUS_CORRUPT;

@@ -58,6 +58,7 @@ struct batch_request {
     uint32_t event_first; /* of the batch's events */
     uint32_t failure_first, failure_count;
     uint32_t groove_id; /* made by GROOVE_CREATE */
+    uint32_t object_size;
 };
 
 /* One event of a write. */
@@ -133,6 +134,9 @@ bool batch_write_walk(const struct catalog *catalog, const uint8_t *body, uint32
                                     const struct groove_schema *schema),
                       void *context);
 
+/* Says whose the request is that was added last. */
+void batch_identify(struct batch *batch, const struct request_session *session);
+
 /* Reads the requests of a journal entry that recovery left in batch->buffer. STATUS_CORRUPT: the
  * checksums were right, but the body makes no sense. */
 MUST_CHECK enum status batch_decode(struct batch *batch, const struct catalog *catalog);
@@ -147,5 +151,10 @@ enum request_space request_space(enum request_kind kind, const uint8_t *body, ui
 static inline bool batch_request_refused(const struct batch_request *request)
 {
     return (request->header->flags & BATCH_FLAG_REFUSED) != 0;
+}
+/* It belongs to a session and has a number there. */
+static inline bool batch_request_numbered(const struct batch_request *request)
+{
+    return request->header->number != 0;
 }
 void batch_request_refuse(struct batch_request *request, enum request_result result);

@@ -271,6 +271,16 @@ static uint32_t load_u32(const uint8_t *bytes)
     return value;
 }
 
+uint64_t catalog_encoded_size(const uint8_t *buffer, uint64_t size)
+{
+    if (size < CATALOG_HEADER_SIZE) {
+        return 0;
+    }
+    const uint64_t catalog_size =
+        CATALOG_HEADER_SIZE + load_u32(buffer + 24) * (uint64_t)CATALOG_GROOVE_SIZE;
+    return catalog_size <= size ? catalog_size : 0;
+}
+
 uint64_t catalog_encode(const struct catalog *catalog, uint64_t commit, uint64_t timestamp,
                         uint8_t *buffer)
 {

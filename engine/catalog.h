@@ -88,6 +88,8 @@ struct tree *catalog_tree_for_id(const struct catalog *catalog, uint32_t tree_id
 void schema_object_release(struct catalog *catalog, struct schema_object *schema);
 
 uint64_t catalog_encoded_size_max(const struct geometry *geometry);
+/* Bytes of the catalog that `buffer` begins with; 0: not one. */
+uint64_t catalog_encoded_size(const uint8_t *buffer, uint64_t size);
 /* Returns the size. */
 uint64_t catalog_encode(const struct catalog *catalog, uint64_t commit, uint64_t timestamp,
                         uint8_t *buffer);

@@ -81,6 +81,7 @@ enum event_result {
     EVENT_RESULT_GUARD = 8,             /* its guard does not hold */
     EVENT_RESULT_LINKED = 9,            /* another event of its chain failed */
 };
+enum { EVENT_RESULT_MAX = 9 }; /* of those that protocol.md names */
 
 /* Only failures travel back. */
 struct event_failure {
@@ -95,6 +96,26 @@ enum request_kind {
     /* Made by the engine itself, so that what changes state in the background is in the journal: */
     REQUEST_KIND_GROOVE_FORGET = 4, /* body: u32 groove id, u32 zero: its trees are empty */
     REQUEST_KIND_IDLE = 5,          /* body: u64 beats: pays debt while nobody asks for anything */
+    /* Of the session whose client id is in the request's header: */
+    REQUEST_KIND_SESSION_OPEN = 6,  /* body: struct session_open_body */
+    REQUEST_KIND_SESSION_CLOSE = 7, /* no body */
+    REQUEST_KIND_SESSION_EVICT = 8, /* no body; made by the engine, to have room for another */
+};
+
+enum { CLIENT_ID_SIZE = 16 };
+
+struct session_open_body {
+    uint32_t lane_count; /* 1..SESSION_LANE_MAX */
+    uint32_t uid;        /* who opens it */
+};
+static_assert(sizeof(struct session_open_body) == 8, "on disk");
+
+/* What makes a request's number mean something: whose it is. */
+struct request_session {
+    uint8_t client_id[CLIENT_ID_SIZE];
+    uint64_t number; /* not 0 in a request that counts */
+    uint32_t lane;
+    uint32_t uid; /* of who sent it */
 };
 
 enum request_result {

@@ -118,6 +118,9 @@ void forest_plan(const struct geometry *geometry, const struct forest_options *o
     plan_add(plan, "free set", 3 * free_set_bytes(geometry) + 2 * free_set_bytes(geometry),
              "3 bits per block of the limit, and their encoding");
     plan_add(plan, "checkpoint trailers", trailers, "free set, catalog, spill list, as blocks");
+    plan_add(plan, "sessions",
+             session_table_memory_size(geometry) + forest_state_size_max(geometry),
+             "what each lane remembers; catalog and sessions as a checkpoint has them");
     plan_add(plan, "spill list", spill_size_max(geometry),
              "144 bytes per tree; what is spilled stays in its memory table");
     plan_add(plan, "manifest nodes", node_count_of(geometry) * sizeof(struct manifest_node),
@@ -277,6 +280,11 @@ static enum status init_catalog(struct forest *forest)
     return catalog_init(&forest->catalog, &forest->geometry, forest->trees, forest->node_max);
 }
 
+static enum status init_sessions(struct forest *forest)
+{
+    return session_table_init(&forest->sessions, &forest->geometry);
+}
+
 static enum status init_schedule(struct forest *forest)
 {
     forest->schedule = (struct compaction_schedule){
@@ -350,7 +358,7 @@ static void deinit_checkpoint(struct forest *forest)
     memory_release(forest->trailer_addresses, checkpoint->block_max * sizeof(uint64_t));
     memory_release(write->blocks, write->block_max * block_size);
     memory_release(write->addresses, write->block_max * sizeof(uint64_t));
-    memory_release(forest->state_buffer, catalog_encoded_size_max(&forest->geometry));
+    memory_release(forest->state_buffer, forest_state_size_max(&forest->geometry));
     memory_release(forest->free_set_buffer, 2 * free_set_bytes(&forest->geometry));
     memory_release(forest->spill_buffer, spill_size_max(&forest->geometry));
 }
@@ -369,7 +377,7 @@ static enum status init_checkpoint(struct forest *forest)
     write->block_max = forest->manifest_log.pending_max;
     write->blocks = memory_acquire(write->block_max * block_size);
     write->addresses = memory_acquire(write->block_max * sizeof(uint64_t));
-    forest->state_buffer = memory_acquire(catalog_encoded_size_max(&forest->geometry));
+    forest->state_buffer = memory_acquire(forest_state_size_max(&forest->geometry));
     forest->free_set_buffer = memory_acquire(2 * free_set_bytes(&forest->geometry));
     forest->spill_buffer = memory_acquire(spill_size_max(&forest->geometry));
     if (checkpoint->blocks == NULL || checkpoint->addresses == NULL ||
@@ -460,6 +468,11 @@ static void deinit_catalog(struct forest *forest)
     catalog_deinit(&forest->catalog);
 }
 
+static void deinit_sessions(struct forest *forest)
+{
+    session_table_deinit(&forest->sessions);
+}
+
 static void deinit_schedule(struct forest *forest)
 {
     compaction_schedule_deinit(&forest->schedule);
@@ -481,19 +494,13 @@ static const struct init_step {
     enum status (*init)(struct forest *forest);
     void (*deinit)(struct forest *forest);
 } init_steps[] = {
-    {init_grid, deinit_grid},
-    {init_free_set, deinit_free_set},
-    {init_nodes, deinit_nodes},
-    {init_manifest_log, deinit_manifest_log},
-    {init_arena, deinit_arena},
-    {init_tree_versions, deinit_tree_versions},
-    {init_trees, deinit_trees},
-    {init_catalog, deinit_catalog},
-    {init_schedule, deinit_schedule},
-    {init_versions, deinit_versions},
-    {init_prefetch, deinit_prefetch},
-    {init_batches, deinit_batches},
-    {init_checkpoint, deinit_checkpoint},
+    {init_grid, deinit_grid},         {init_free_set, deinit_free_set},
+    {init_nodes, deinit_nodes},       {init_manifest_log, deinit_manifest_log},
+    {init_arena, deinit_arena},       {init_tree_versions, deinit_tree_versions},
+    {init_trees, deinit_trees},       {init_catalog, deinit_catalog},
+    {init_sessions, deinit_sessions}, {init_schedule, deinit_schedule},
+    {init_versions, deinit_versions}, {init_prefetch, deinit_prefetch},
+    {init_batches, deinit_batches},   {init_checkpoint, deinit_checkpoint},
     {init_reads, deinit_reads},
 };
 
@@ -610,6 +617,9 @@ void forest_reset(struct forest *forest)
     start_journal(forest);
     forest->catalog.next_groove_id = 1;
     forest->catalog.next_tree_id = 1;
+    session_table_reset(&forest->sessions);
+    forest->catalog_commit = 0;
+    forest->session_commit = 0;
     forest->phase = FOREST_CLOSED;
     forest->progress = FOREST_PROGRESS_NONE;
     forest->read_only = false;
@@ -742,6 +752,11 @@ void forest_stats(struct forest *forest, struct forest_stats *stats)
         .beat_wait_ns_total = forest->beat_wait_ns_total,
         .half_bar_count = forest->schedule.half_bar_count,
         .absorbed_bars = forest->absorbed_bars,
+        .sessions = forest->sessions.session_count,
+        .sessions_max = forest->sessions.session_max,
+        .session_lanes = forest->sessions.lane_count,
+        .session_lanes_max = forest->sessions.lane_max,
+        .sessions_evicted_total = forest->session_evicted_total,
         .spilled_tables = forest->schedule.spilled_count,
         .memory_plan = memory_acquired_size(),
         .read_only = forest->read_only,

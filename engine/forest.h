@@ -29,13 +29,16 @@ struct forest; /* engine/forest_internal.h, for the engine's own files and tests
  */
 
 struct request_outcome {
+    enum request_kind kind;
     enum request_result result;
     uint64_t commit;    /* number of this request in the total order */
     uint64_t timestamp; /* the commit's; the n-th event of the request has timestamp + n */
     const struct event_failure *failures; /* [failure_count], valid during the callback */
-    uint32_t failure_count;
-    uint32_t groove_id; /* of GROOVE_CREATE */
-    const char *reason; /* BAD_SCHEMA and the like: text, valid during the callback; or NULL */
+    uint32_t failure_count;               /* listed */
+    uint32_t failure_total; /* more than are listed only of a request that belongs to a session */
+    uint32_t groove_id;     /* of GROOVE_CREATE */
+    uint32_t object_size;   /* bytes, likewise */
+    const char *reason;     /* BAD_SCHEMA and the like: text, valid during the callback; or NULL */
 };
 
 /* On the forest thread, from forest_tick. `context` is what forest_batch_add was given. */
@@ -135,9 +138,11 @@ enum forest_admission {
     FOREST_REFUSED, /* *result says why; on_committed will not be called */
 };
 /* `body` is copied. Checks everything that can be checked before execution. `atomic`: all events of
- * a write are one chain. */
+ * a write are one chain. `session`: whose request it is, and forest_session_look called it NEW; or
+ * NULL. */
 enum forest_admission forest_batch_add(struct forest *forest, enum request_kind kind, bool atomic,
-                                       const uint8_t *body, uint32_t size, void *context,
+                                       const uint8_t *body, uint32_t size,
+                                       const struct request_session *session, void *context,
                                        enum request_result *result, const char **reason);
 
 /* Nothing gathers, prefetches, journals or compacts. */
@@ -148,6 +153,56 @@ bool forest_pay_debt(struct forest *forest);
 /* When idle: seals the journal, so that its last entry is provably whole. Nothing to do if it is
  * sealed already. A clean stop calls it, then ticks until forest_is_idle. */
 void forest_seal(struct forest *forest);
+
+/* ---- Sessions ----------------------------------------------------------------------------------
+ */
+
+enum session_verdict {
+    SESSION_NEW,        /* to be executed: nobody has seen this number */
+    SESSION_DONE,       /* executed, and durable */
+    SESSION_UNDER_WAY,  /* in a batch: its outcome will come */
+    SESSION_WAIT,       /* not to be told before something is durable: ask again after a tick */
+    SESSION_REFUSED,    /* refused before, by this process */
+    SESSION_NONE,       /* there is no such session */
+    SESSION_OTHER_USER, /* it is not this user's */
+    SESSION_BAD_LANE,   /* no such lane, or the number is 0 */
+    SESSION_STALE,      /* the lane has executed, or refused, a higher number */
+    SESSION_LANE_BUSY,  /* another number is under way on the lane */
+};
+
+struct session_answer {
+    struct request_outcome outcome; /* DONE: as it was told then; valid until the next tick */
+    void *context;                  /* UNDER_WAY: that of the request which was admitted */
+    uint32_t refused_result;        /* REFUSED: as the caller said then */
+};
+/* What is to become of a request that belongs to a session. Changes nothing. */
+enum session_verdict forest_session_look(struct forest *forest,
+                                         const struct request_session *request,
+                                         struct session_answer *answer);
+/* A request that the look called NEW or LANE_BUSY was refused for good, here or by the caller: its
+ * number, and lower ones, will not be executed by this process. `result` is the caller's own. */
+void forest_session_refused(struct forest *forest, const struct request_session *request,
+                            uint32_t result);
+
+struct session_info {
+    uint32_t lane_count;
+    uint64_t numbers[SESSION_LANE_MAX]; /* [lane_count] last executed on each; 0: none */
+};
+/* DONE with *info, WAIT, NONE or OTHER_USER. Lane and number of the request are not looked at. */
+enum session_verdict forest_session_find(struct forest *forest,
+                                         const struct request_session *request,
+                                         struct session_info *info);
+/* Requires: forest_session_find said NONE. When the table is full, the session that has executed
+ * nothing for longest, and for `idle_ns` at least, goes first; LIMIT: there is none. */
+enum forest_admission forest_session_open(struct forest *forest,
+                                          const struct request_session *request,
+                                          uint32_t lane_count, uint64_t idle_ns, void *context,
+                                          enum request_result *result, const char **reason);
+/* REFUSED: for *verdict, or for *result when that is NEW. */
+enum forest_admission forest_session_close(struct forest *forest,
+                                           const struct request_session *request, void *context,
+                                           enum session_verdict *verdict,
+                                           enum request_result *result);
 
 /* ---- Reading -----------------------------------------------------------------------------------
  */
@@ -245,6 +300,8 @@ struct forest_stats {
     uint64_t beat_overrun_total; /* beats that had to wait longer than the plan says */
     uint64_t beat_wait_ns_max, beat_wait_ns_total;
     uint64_t half_bar_count, absorbed_bars;
+    uint64_t sessions, sessions_max, session_lanes, session_lanes_max;
+    uint64_t sessions_evicted_total;
     uint64_t spilled_tables; /* small memory tables that checkpoints kept as they were */
     uint64_t memory_plan;
     bool read_only, full;
@@ -256,7 +313,7 @@ void forest_stats(struct forest *forest, struct forest_stats *stats);
  */
 
 struct verify_report {
-    uint64_t blocks_checked, tables_checked, values_checked, grooves, journal_entries;
+    uint64_t blocks_checked, tables_checked, values_checked, grooves, sessions, journal_entries;
     uint64_t bytes_checked;
     struct checksum checkpoint_id;
     uint64_t checkpoint_op;

@@ -20,9 +20,14 @@
 #include "pool/base.h"
 #include "pool/log.h"
 
+uint64_t forest_state_size_max(const struct geometry *geometry)
+{
+    return catalog_encoded_size_max(geometry) + session_encoded_size_max(geometry);
+}
+
 uint32_t forest_trailer_block_max(const struct geometry *geometry)
 {
-    return trailer_block_count(geometry->block_size, catalog_encoded_size_max(geometry)) +
+    return trailer_block_count(geometry->block_size, forest_state_size_max(geometry)) +
            trailer_block_count(geometry->block_size, spill_size_max(geometry)) +
            trailer_block_count(geometry->block_size, geometry->block_count_max / 8 * 2) + 1;
 }
@@ -31,6 +36,8 @@ void forest_bar_state_capture(struct forest *forest)
 {
     forest->state_size = catalog_encode(&forest->catalog, forest->commit_executed,
                                         forest->timestamp, forest->state_buffer);
+    forest->state_size +=
+        session_table_encode(&forest->sessions, forest->state_buffer + forest->state_size);
     forest->bar_sequence = forest->journal.sequence_next;
     forest->bar_offset = forest->journal.head;
     forest->bar_parent = forest->journal.parent;

@@ -95,28 +95,42 @@ bool forest_versions_revoke(struct forest *forest)
 /* ---- Gathering ---------------------------------------------------------------------------------
  */
 
-enum forest_admission forest_batch_add(struct forest *forest, enum request_kind kind, bool atomic,
-                                       const uint8_t *body, uint32_t size, void *context,
-                                       enum request_result *result, const char **reason)
+bool forest_may_add(struct forest *forest, enum request_kind kind, const uint8_t *body,
+                    uint32_t size, enum request_result *result)
 {
     assert(forest->phase == FOREST_READY);
-    assert(kind >= REQUEST_KIND_WRITE && kind <= REQUEST_KIND_GROOVE_DROP);
-    *reason = NULL;
     if (forest->read_only) {
         *result = REQUEST_RESULT_READ_ONLY;
-        return FOREST_REFUSED;
+        return false;
     }
     bool low;
     if (forest->full && request_space(kind, body, size) == REQUEST_SPACE_WRITE &&
         forest_space_judge(forest, REQUEST_SPACE_WRITE, forest->gathering, true, &low) !=
             SPACE_ACCEPT) {
         *result = REQUEST_RESULT_FULL;
+        return false;
+    }
+    return true;
+}
+
+enum forest_admission forest_batch_add(struct forest *forest, enum request_kind kind, bool atomic,
+                                       const uint8_t *body, uint32_t size,
+                                       const struct request_session *session, void *context,
+                                       enum request_result *result, const char **reason)
+{
+    assert(kind <= REQUEST_KIND_GROOVE_DROP || kind == REQUEST_KIND_SESSION_OPEN ||
+           kind == REQUEST_KIND_SESSION_CLOSE);
+    *reason = NULL;
+    if (!forest_may_add(forest, kind, body, size, result)) {
         return FOREST_REFUSED;
     }
     const enum batch_admission admission = batch_add(forest->gathering, &forest->catalog, kind,
                                                      atomic, body, size, context, false, result);
     switch (admission) {
     case BATCH_ADDED:
+        if (session != NULL) {
+            forest_session_begin(forest, session, context);
+        }
         return FOREST_ADDED;
     case BATCH_FULL:
         return FOREST_LATER;
@@ -380,13 +394,21 @@ static void reply(struct forest *forest, const struct batch *batch,
     if (request->internal) {
         return;
     }
+    uint32_t failure_count = request->failure_count;
+    if (batch_request_numbered(request)) {
+        forest_session_end(forest, request->header);
+        failure_count = (uint32_t)min_u64(failure_count, SESSION_FAILURE_MAX);
+    }
     const struct request_outcome outcome = {
+        .kind = (enum request_kind)request->header->kind,
         .result = request->result,
         .commit = request->commit,
         .timestamp = request->timestamp,
         .failures = batch->failures + request->failure_first,
-        .failure_count = request->failure_count,
+        .failure_count = failure_count,
+        .failure_total = request->failure_count,
         .groove_id = request->groove_id,
+        .object_size = request->object_size,
         .reason = batch->reason[0] != '\0' ? batch->reason : NULL,
     };
     forest->options.on_committed(request->context, &outcome);
@@ -471,6 +493,8 @@ static void execute_create(struct forest *forest, struct batch *batch,
     switch (catalog_create(&forest->catalog, &spec, &request->groove_id, batch->reason,
                            sizeof batch->reason)) {
     case CATALOG_OK:
+        request->object_size =
+            catalog_find(&forest->catalog, request->groove_id)->schema->schema.object_size;
         break;
     case CATALOG_EXISTS:
         request->result = REQUEST_RESULT_GROOVE_EXISTS;
@@ -515,6 +539,11 @@ static void execute_request(struct forest *forest, struct batch *batch,
     case REQUEST_KIND_IDLE:
         batch->idle_beats = load_u64_le(request->body);
         break;
+    case REQUEST_KIND_SESSION_OPEN:
+    case REQUEST_KIND_SESSION_CLOSE:
+    case REQUEST_KIND_SESSION_EVICT:
+        forest_session_execute(forest, request);
+        break;
     }
 }
 
@@ -555,11 +584,15 @@ void forest_execute(struct forest *forest, struct batch *batch, uint64_t timesta
         forest->commit_executed += 1;
         request->commit = forest->commit_executed;
         request->timestamp = timestamp;
-        if (request->header->kind != REQUEST_KIND_WRITE) {
+        if (request->header->kind != REQUEST_KIND_WRITE &&
+            request->header->kind < REQUEST_KIND_SESSION_OPEN) {
             forest->catalog_commit = request->commit;
         }
         timestamp += max_u64(request->header->event_count, 1);
         execute_request(forest, batch, request);
+        if (batch_request_numbered(request)) {
+            forest_session_executed(forest, batch, request);
+        }
     }
     forest->timestamp = timestamp - 1;
     for (uint32_t i = 0; i < batch->group_count; i++) {

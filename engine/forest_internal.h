@@ -3,6 +3,7 @@
  *   forest.c             memory: init, deinit, plan, stats, format
  *   forest_open.c        recovery: superblock -> state -> manifest log -> trees -> journal
  *   forest_commit.c      the write path: gather -> prefetch -> journal beside execution -> reply
+ *   forest_session.c     whose requests they are, and which of them were there before
  *   forest_space.c       room in the file: who may still take some
  *   forest_beat.c        ops: beats, half-bars, bars; swap; the wait for workers that are behind
  *   forest_checkpoint.c  what a bar's end leaves on disk, and the join that ends it
@@ -28,6 +29,7 @@
 #include "engine/lsm/manifest_log.h"
 #include "engine/prefetch.h"
 #include "engine/query.h"
+#include "engine/session.h"
 #include "engine/storage/free_set.h"
 #include "engine/storage/grid.h"
 #include "engine/storage/journal.h"
@@ -125,6 +127,7 @@ struct forest {
     uint32_t node_max;
     struct compaction_schedule schedule;
     struct catalog catalog;
+    struct session_table sessions;
     struct version_set versions;
     uint32_t init_steps; /* how far init came, for undoing in reverse */
 
@@ -156,6 +159,7 @@ struct forest {
 
     uint64_t commit_executed, commit_durable;
     uint64_t catalog_commit;   /* the last one that changed the catalog */
+    uint64_t session_commit;   /* the last one that opened, closed or evicted a session */
     uint64_t timestamp;        /* last one given */
     uint64_t sequence_durable; /* of the journal */
 
@@ -209,7 +213,7 @@ struct forest {
     _Atomic uint64_t reads_restarted_total, reads_overtaken_total, reads_over_budget_total;
 
     /* Counters for forest_stats. */
-    uint64_t checkpoint_count, absorbed_bars, beat_overrun_total;
+    uint64_t checkpoint_count, absorbed_bars, beat_overrun_total, session_evicted_total;
     uint64_t beat_wait_ns_max, beat_wait_ns_total;
 };
 
@@ -245,6 +249,25 @@ bool forest_prefetch_reap(struct forest *forest);
  * O(tables): under VERIFY only. */
 bool forest_verify_table_extents(const struct forest *forest);
 
+/* Refuses what is refused whatever the request says: in a store that is read-only or full. */
+bool forest_may_add(struct forest *forest, enum request_kind kind, const uint8_t *body,
+                    uint32_t size, enum request_result *result);
+
+/* forest_session.c */
+/* The request that was just added to the gathering batch is under way on its lane... */
+void forest_session_begin(struct forest *forest, const struct request_session *request,
+                          void *context);
+/* ... until it is answered, executed or not. */
+void forest_session_end(struct forest *forest, const struct batch_request_header *header);
+/* Opens, closes or evicts. */
+void forest_session_execute(struct forest *forest, const struct batch_request *request);
+/* Keeps the outcome of a request that has executed and has a number. */
+void forest_session_executed(struct forest *forest, const struct batch *batch,
+                             const struct batch_request *request);
+/* The same around an entry that is replayed. False: it does not fit the sessions that are there. */
+bool forest_session_replay_begin(struct forest *forest, const struct batch *batch);
+void forest_session_replay_end(struct forest *forest, const struct batch *batch);
+
 /* forest_beat.c */
 /* Counts a journal entry of `entry_size` bytes, and what has executed: the beats now owed. */
 void forest_beats_count(struct forest *forest, uint64_t entry_size, uint64_t idle_beats);
@@ -270,6 +293,8 @@ uint64_t forest_space_kept(const struct forest *forest);
 
 /* forest_checkpoint.c */
 uint32_t forest_trailer_block_max(const struct geometry *geometry);
+/* Bytes of catalog and sessions, at most. */
+uint64_t forest_state_size_max(const struct geometry *geometry);
 void forest_checkpoint_encode(struct forest *forest);
 bool forest_checkpoint_tick(struct forest *forest);
 bool forest_checkpoint_join_ready(struct forest *forest);

@@ -1,6 +1,7 @@
 /* Recovery.
  *
- *   superblock (read by forest_init) -> free set -> state (catalog) -> manifest log -> trees
+ *   superblock (read by forest_init) -> free set -> state (catalog, sessions) -> manifest log ->
+ * trees
  *   -> spilled memory tables -> journal, from the start of the bar before the checkpoint's end
  *
  * That bar lives only in memory tables and is spilled nowhere, so it is replayed first: without
@@ -77,7 +78,8 @@ static enum status open_free_set(struct forest *forest, const struct checkpoint_
     return STATUS_OK;
 }
 
-/* The catalog: each groove with its trees, still empty, ready for the manifest's tables. */
+/* The catalog: each groove with its trees, still empty, ready for the manifest's tables. And the
+ * sessions. */
 static enum status open_grooves_commence(struct forest *forest,
                                          const struct checkpoint_state *checkpoint)
 {
@@ -89,13 +91,19 @@ static enum status open_grooves_commence(struct forest *forest,
         return damaged(forest, status, "the state", bad_address);
     }
     uint64_t commit, timestamp;
-    status = catalog_decode(&forest->catalog, forest->state_buffer, checkpoint->state_size, &commit,
+    const uint64_t catalog_size =
+        catalog_encoded_size(forest->state_buffer, checkpoint->state_size);
+    status = catalog_decode(&forest->catalog, forest->state_buffer, catalog_size, &commit,
                             &timestamp, forest->reason, sizeof forest->reason);
-    if (status == STATUS_OK &&
-        (commit != checkpoint->commit || timestamp != checkpoint->timestamp)) {
+    if (status != STATUS_OK) {
+        return status;
+    }
+    if (commit != checkpoint->commit || timestamp != checkpoint->timestamp) {
         return damaged(forest, STATUS_CORRUPT, "the state", checkpoint->state.address);
     }
-    return status;
+    return session_table_decode(&forest->sessions, forest->state_buffer + catalog_size,
+                                checkpoint->state_size - catalog_size, commit, timestamp,
+                                forest->reason, sizeof forest->reason);
 }
 
 /* One live table of the manifest log: into its tree's level. */
@@ -297,7 +305,7 @@ static enum status open_checkpoint(struct forest *forest)
         checkpoint->address_max > forest->geometry.block_count_max ||
         checkpoint->manifest_recent_count > checkpoint->manifest_block_count ||
         checkpoint->free_set_size > forest->geometry.block_count_max / 8 * 2 ||
-        checkpoint->state_size > catalog_encoded_size_max(&forest->geometry) ||
+        checkpoint->state_size > forest_state_size_max(&forest->geometry) ||
         checkpoint->spill_size > spill_size_max(&forest->geometry) ||
         checkpoint->spill_size % sizeof(struct spill_entry) != 0) {
         snprintf(forest->reason, sizeof forest->reason, "superblock: impossible checkpoint");
@@ -443,7 +451,8 @@ static void replay_next(struct forest *forest)
         return;
     }
     if (header->commit != forest->commit_executed + 1 || header->timestamp <= forest->timestamp ||
-        batch_decode(batch, &forest->catalog) != STATUS_OK) {
+        batch_decode(batch, &forest->catalog) != STATUS_OK ||
+        !forest_session_replay_begin(forest, batch)) {
         open_end(forest, journal_stop(forest, "does not follow from what came before",
                                       header->sequence, header->offset));
         return;
@@ -485,6 +494,7 @@ static bool replay_execute(struct forest *forest)
     forest->report.events_replayed += batch->event_count;
     forest_execute(forest, batch, header->timestamp, header->size,
                    (header->flags & JOURNAL_FLAG_LOW) != 0);
+    forest_session_replay_end(forest, batch);
     forest->commit_durable = forest->commit_executed;
     version_publish(&forest->versions, forest_version_make(forest));
     return true;

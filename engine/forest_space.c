@@ -61,14 +61,28 @@ static uint64_t used_tree_count(const struct forest *forest)
     return count;
 }
 
+/* What the state may come to take, unless another session is opened: that of this bar's checkpoint
+ * is encoded already, and what a lane remembers is bounded. The most that a file may ever hold is
+ * too much to keep from writes for clients that are not there; who opens a session is judged with
+ * it. */
+static uint64_t state_size_bound(const struct forest *forest, const struct batch *batch)
+{
+    uint64_t size =
+        catalog_encoded_size_max(&forest->geometry) + session_encoded_size_bound(&forest->sessions);
+    if (batch->request_count == 1 && batch->requests[0].header->kind == REQUEST_KIND_SESSION_OPEN) {
+        size += session_encoded_size_of(SESSION_LANE_MAX);
+    }
+    return max_u64(size, forest->state_size);
+}
+
 /* As forest_checkpoint.c acquires them, for a file grown to `grown` blocks. */
-static uint64_t trailer_blocks(const struct forest *forest, uint64_t grown)
+static uint64_t trailer_blocks(const struct forest *forest, uint64_t grown, uint64_t state_size)
 {
     const struct geometry *geometry = &forest->geometry;
     const uint64_t reach =
         min_u64(max_u64(grown, forest->free_set.address_max) + forest->checkpoint.block_max + 64,
                 geometry->block_count_max);
-    return trailer_block_count(geometry->block_size, catalog_encoded_size_max(geometry)) +
+    return trailer_block_count(geometry->block_size, state_size) +
            trailer_block_count(geometry->block_size, spill_size_max(geometry)) +
            trailer_block_count(geometry->block_size, 2 * 8 * div_ceil(reach, 64));
 }
@@ -92,7 +106,7 @@ static uint64_t step_of(const struct forest *forest, const struct compaction_nee
     const uint64_t words = words_left(max_u64(needs->odd_jobs, needs->even_jobs));
     const uint64_t both = needs->odd_blocks + needs->even_blocks + 2 * manifest + words;
     if (middle) {
-        return both + trailer_blocks(forest, forest->space.grown);
+        return both + trailer_blocks(forest, forest->space.grown, forest->state_size);
     }
     /* The join in the middle comes before the second half takes anything. */
     const uint64_t returning = forest->join_owed ? set->releasing_count : 0;
@@ -145,7 +159,7 @@ static uint64_t settled_needed(const struct forest *forest, const struct batch *
     const uint64_t both = compaction_blocks_settling(&forest->schedule, &jobs, &shared);
     return both + forest->space.limits + shared + 2ull * forest->manifest_log.half_bar_block_max +
            words_left(jobs / 2 + used_tree_count(forest)) +
-           trailer_blocks(forest, forest->space.grown) +
+           trailer_blocks(forest, forest->space.grown, state_size_bound(forest, batch)) +
            compaction_blocks_in_memory(&forest->schedule) +
            BATCH_SHARES * batch_blocks(forest, batch);
 }

@@ -13,6 +13,8 @@
  *
  * What the values of a groove's trees say of each other is verify_groove.c's subject.
  *
+ * The state's other part, the sessions, refers to nothing; it is decoded.
+ *
  * The file is read through an io that cannot write. */
 #include "engine/verify_internal.h"
 
@@ -259,9 +261,9 @@ static void check_state(struct verify *verify)
     uint64_t commit = 0;
     uint64_t timestamp = 0;
     char reason[256] = "";
-    const enum status status =
-        catalog_decode(&verify->catalog, verify->trailer, checkpoint->state_size, &commit,
-                       &timestamp, reason, sizeof reason);
+    const uint64_t catalog_size = catalog_encoded_size(verify->trailer, checkpoint->state_size);
+    enum status status = catalog_decode(&verify->catalog, verify->trailer, catalog_size, &commit,
+                                        &timestamp, reason, sizeof reason);
     if (status != STATUS_OK) {
         verify_problem(verify, "state: the catalog makes no sense: %s", reason);
         return;
@@ -275,6 +277,13 @@ static void check_state(struct verify *verify)
             (unsigned long long)commit, (unsigned long long)timestamp,
             (unsigned long long)checkpoint->commit, (unsigned long long)checkpoint->timestamp);
     }
+    status = session_table_decode(&verify->sessions, verify->trailer + catalog_size,
+                                  checkpoint->state_size - catalog_size, commit, timestamp, reason,
+                                  sizeof reason);
+    if (status != STATUS_OK) {
+        verify_problem(verify, "state: the sessions make no sense: %s", reason);
+    }
+    verify->report->sessions = verify->sessions.session_count;
 }
 
 static void check_spill(struct verify *verify)
@@ -1054,8 +1063,9 @@ static const char *checkpoint_problem(const struct checkpoint_state *checkpoint,
     if (checkpoint->free_set_size > geometry->block_count_max / 8 * 2) {
         return "the free set is larger than the grid can be";
     }
-    if (checkpoint->state_size > catalog_encoded_size_max(geometry)) {
-        return "the state is larger than the largest catalog";
+    if (checkpoint->state_size >
+        catalog_encoded_size_max(geometry) + session_encoded_size_max(geometry)) {
+        return "the state is larger than the largest catalog with the most sessions";
     }
     if (checkpoint->spill_size > spill_size_max(geometry) ||
         checkpoint->spill_size % sizeof(struct spill_entry) != 0) {
@@ -1219,9 +1229,13 @@ static enum status init_and_walk(struct verify *verify)
     if (status != STATUS_OK) {
         goto deinit_free_set;
     }
-    status = init_node_pool(verify);
+    status = session_table_init(&verify->sessions, verify->geometry);
     if (status != STATUS_OK) {
         goto deinit_catalog;
+    }
+    status = init_node_pool(verify);
+    if (status != STATUS_OK) {
+        goto deinit_sessions;
     }
     status = init_manifest_log(verify);
     if (status != STATUS_OK) {
@@ -1232,6 +1246,8 @@ static enum status init_and_walk(struct verify *verify)
 
 deinit_node_pool:
     node_pool_deinit(&verify->node_pool);
+deinit_sessions:
+    session_table_deinit(&verify->sessions);
 deinit_catalog:
     catalog_deinit(&verify->catalog);
 deinit_free_set:

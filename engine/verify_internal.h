@@ -10,6 +10,7 @@
 #include "engine/lsm/manifest_log.h"
 #include "engine/lsm/scan_tree.h"
 #include "engine/lsm/spill.h"
+#include "engine/session.h"
 #include "engine/storage/free_set.h"
 #include "engine/storage/grid.h"
 
@@ -46,6 +47,7 @@ struct verify {
     struct manifest_node **tree_nodes; /* [tree_count_max * LEVEL_COUNT], never used */
     struct catalog catalog;
     bool catalog_known;
+    struct session_table sessions;
     struct manifest_log manifest_log;
     struct table_info *tables; /* [checkpoint.table_count] */
     uint64_t table_count;

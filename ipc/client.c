@@ -534,6 +534,8 @@ static bool operation_reads(enum operation operation)
     case OPERATION_CREATE_GROOVE:
     case OPERATION_DROP_GROOVE:
     case OPERATION_WRITE:
+    case OPERATION_OPEN_SESSION:
+    case OPERATION_CLOSE_SESSION:
         return false;
     }
     return false;

@@ -137,13 +137,27 @@ static bool query_body_valid(const uint8_t *body, uint32_t size, enum operation 
     return query.limit == 0 && (query.index_id != WIRE_INDEX_NONE || query.key_size == 0);
 }
 
-static enum result body_check(uint16_t operation, const uint8_t *body, uint32_t size)
+static bool open_session_valid(const struct request_header *header, const uint8_t *body)
 {
+    struct open_session_request open;
+    if (header->body_size != sizeof open) {
+        return false;
+    }
+    memcpy(&open, body, sizeof open);
+    return open.lane_count >= 1 && open.lane_count <= WIRE_LANE_COUNT_MAX &&
+           all_zero(open.zero, sizeof open.zero) &&
+           !all_zero(header->client_id, sizeof header->client_id);
+}
+
+static enum result body_check(const struct request_header *header, const uint8_t *body)
+{
+    const uint32_t size = header->body_size;
     bool valid = false;
-    switch (operation) {
+    switch (header->operation) {
     case OPERATION_HELLO:
     case OPERATION_STAT:
     case OPERATION_SCHEMA:
+    case OPERATION_CLOSE_SESSION:
         valid = size == 0;
         break;
     case OPERATION_PING:
@@ -163,7 +177,10 @@ static enum result body_check(uint16_t operation, const uint8_t *body, uint32_t 
         break;
     case OPERATION_QUERY:
     case OPERATION_COUNT:
-        valid = query_body_valid(body, size, (enum operation)operation);
+        valid = query_body_valid(body, size, (enum operation)header->operation);
+        break;
+    case OPERATION_OPEN_SESSION:
+        valid = open_session_valid(header, body);
         break;
     default:
         return RESULT_BAD_OPERATION;
@@ -203,7 +220,7 @@ static enum result request_check(const uint8_t *message, size_t size, uint32_t s
         header->body_size != size - PROTOCOL_HEADER_SIZE) {
         return RESULT_BAD_HEADER;
     }
-    return body_check(header->operation, message + PROTOCOL_HEADER_SIZE, header->body_size);
+    return body_check(header, message + PROTOCOL_HEADER_SIZE);
 }
 
 bool protocol_request_check(const uint8_t *message, size_t size, uint32_t size_max,

@@ -44,7 +44,9 @@ enum {
     X(WRITE, 7)                                                                                    \
     X(LOOKUP, 8)                                                                                   \
     X(QUERY, 9)                                                                                    \
-    X(COUNT, 10)
+    X(COUNT, 10)                                                                                   \
+    X(OPEN_SESSION, 11)                                                                            \
+    X(CLOSE_SESSION, 12)
 
 enum operation {
 #define X(name, number) OPERATION_##name = (number),

@@ -97,6 +97,9 @@ static void option_text(const struct config *config, enum config_key key, char *
     case CONFIG_DRAIN_TIMEOUT_MS:
         snprintf(text, size, "%" PRIu32, config->drain_timeout_ms);
         break;
+    case CONFIG_SESSION_IDLE:
+        duration_format(config->session_idle_ns, text, size);
+        break;
     case CONFIG_LOG_FORMAT:
         snprintf(text, size, "%s", config->log_format == LOG_FORMAT_JSON ? "json" : "logfmt");
         break;

@@ -112,6 +112,11 @@ static void print_stat(const json_t *root)
            number(root, "requests", "busy"), number(root, "requests", "expired"),
            number(root, "requests", "refused"), number(root, "listener", "exchanges_busy"),
            number(root, "listener", "exchanges_max"));
+    printf("sessions    %" PRIu64 " of at most %" PRIu64 ", %" PRIu64 " of %" PRIu64
+           " lanes; %" PRIu64 " repetitions answered\n",
+           number(root, "sessions", "count"), number(root, "sessions", "max"),
+           number(root, "sessions", "lanes"), number(root, "sessions", "lanes_max"),
+           number(root, "sessions", "replays_total") + number(root, "sessions", "attached_total"));
     printf("reads       %" PRIu64 " started again for writes, %" PRIu64 " given up, %" PRIu64
            " over budget\n",
            number(root, "reads", "restarted_total"), number(root, "reads", "overtaken_total"),

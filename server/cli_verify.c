@@ -45,10 +45,10 @@ static void print_report(const struct verify *verify, const char *path,
     if (verify->json) {
         printf("{\"problems\":%" PRIu64 ",\"blocks\":%" PRIu64 ",\"bytes\":%" PRIu64
                ",\"tables\":%" PRIu64 ",\"values\":%" PRIu64 ",\"grooves\":%" PRIu64
-               ",\"journal_entries\":%" PRIu64 ",\"checkpoint_op\":%" PRIu64
-               ",\"checkpoint_id\":\"%s\"}\n",
+               ",\"sessions\":%" PRIu64 ",\"journal_entries\":%" PRIu64
+               ",\"checkpoint_op\":%" PRIu64 ",\"checkpoint_id\":\"%s\"}\n",
                report->problems, report->blocks_checked, report->bytes_checked,
-               report->tables_checked, report->values_checked, report->grooves,
+               report->tables_checked, report->values_checked, report->grooves, report->sessions,
                report->journal_entries, report->checkpoint_op, id);
         return;
     }

@@ -37,6 +37,9 @@ const struct config_option config_options[CONFIG_KEY_COUNT] = {
                                 "a client that does not read its reply for so long is dropped"},
     [CONFIG_DRAIN_TIMEOUT_MS] = {"drain-timeout-ms", "N", "5000",
                                  "at a stop: how long the last replies may take to leave"},
+    [CONFIG_SESSION_IDLE] =
+        {"session-idle", "TIME", "24h",
+         "how long a session must be idle to be evicted for another, 1s..3650d"},
     [CONFIG_LOG_FORMAT] = {"log-format", "logfmt|json", "logfmt", "one line an event, on stderr"},
     [CONFIG_LOG_LEVEL] = {"log-level", "LEVEL", "info", "debug, info, warn or error"},
 };
@@ -122,6 +125,15 @@ static enum status set_value(struct config *config, enum config_key key, const c
         return set_number(key, value, 10, 600000, &config->send_timeout_ms, error);
     case CONFIG_DRAIN_TIMEOUT_MS:
         return set_number(key, value, 0, 600000, &config->drain_timeout_ms, error);
+    case CONFIG_SESSION_IDLE: {
+        uint64_t ns;
+        const uint64_t second = 1000ull * 1000 * 1000;
+        if (!duration_parse(value, &ns) || ns < second || ns > 3650 * 86400 * second) {
+            return refuse(error, key, value, "a time from 1s to 3650d, such as 24h");
+        }
+        config->session_idle_ns = ns;
+        return STATUS_OK;
+    }
     case CONFIG_LOG_FORMAT:
         if (strcmp(value, "logfmt") != 0 && strcmp(value, "json") != 0) {
             return refuse(error, key, value, "logfmt or json");

@@ -35,6 +35,7 @@ enum config_key {
     CONFIG_CONNECTIONS,
     CONFIG_SEND_TIMEOUT_MS,
     CONFIG_DRAIN_TIMEOUT_MS,
+    CONFIG_SESSION_IDLE,
     CONFIG_LOG_FORMAT,
     CONFIG_LOG_LEVEL,
     CONFIG_KEY_COUNT,
@@ -62,6 +63,7 @@ struct config {
     uint32_t connection_count_max; /* connections at once */
     uint32_t send_timeout_ms;
     uint32_t drain_timeout_ms; /* at a stop: how long replies may take to leave */
+    uint64_t session_idle_ns;  /* a session that wrote nothing for so long may be evicted */
     enum log_format log_format;
     enum log_level log_level;
     enum config_source source[CONFIG_KEY_COUNT]; /* where each value came from */

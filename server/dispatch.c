@@ -45,6 +45,8 @@ SAME_VALUE(WIRE_ID_SIZE, ID_SIZE);
 SAME_VALUE(WIRE_FIELD_COUNT_MAX, FIELD_COUNT_MAX);
 SAME_VALUE(WIRE_INDEX_COUNT_MAX, INDEX_COUNT_MAX);
 SAME_VALUE(WIRE_INDEX_FIELD_COUNT_MAX, INDEX_FIELD_COUNT_MAX);
+SAME_VALUE(WIRE_LANE_COUNT_MAX, SESSION_LANE_MAX);
+SAME_VALUE(WIRE_ID_SIZE, CLIENT_ID_SIZE);
 SAME_VALUE(WIRE_INDEX_NONE, READ_INDEX_NONE);
 SAME_VALUE(WIRE_EVENT_TYPE_INSERT, EVENT_TYPE_INSERT);
 SAME_VALUE(WIRE_EVENT_TYPE_UPSERT, EVENT_TYPE_UPSERT);
@@ -279,7 +281,8 @@ static void answer_hello(struct dispatch *dispatch, struct exchange *exchange)
     struct forest_stats stats;
     forest_stats(dispatch->forest, &stats);
     struct hello_reply hello = {
-        .features = WIRE_FEATURE_CHAINS,
+        .features = WIRE_FEATURE_SESSIONS | WIRE_FEATURE_CHAINS,
+        .session_failure_max = SESSION_FAILURE_MAX,
         .message_size_max = dispatch->message_size_max,
         .batch_size_max = stats.geometry.batch_size_max,
         .batch_event_max = stats.geometry.batch_event_max,
@@ -396,6 +399,8 @@ static void answer(struct dispatch *dispatch, struct exchange *exchange)
     case OPERATION_LOOKUP:
     case OPERATION_QUERY:
     case OPERATION_COUNT:
+    case OPERATION_OPEN_SESSION:
+    case OPERATION_CLOSE_SESSION:
         break;
     }
     assert(false && "goes to the forest");
@@ -424,6 +429,8 @@ bool dispatch_take(struct dispatch *dispatch)
         case OPERATION_CREATE_GROOVE:
         case OPERATION_DROP_GROOVE:
         case OPERATION_WRITE:
+        case OPERATION_OPEN_SESSION:
+        case OPERATION_CLOSE_SESSION:
             list_push(&dispatch->writes, exchange);
             break;
         case OPERATION_LOOKUP:
@@ -464,68 +471,129 @@ static enum request_kind request_kind_of(const struct exchange *exchange)
     case OPERATION_LOOKUP:
     case OPERATION_QUERY:
     case OPERATION_COUNT:
+    case OPERATION_OPEN_SESSION:
+    case OPERATION_CLOSE_SESSION:
         break;
     }
     assert(false && "not a write");
     return REQUEST_KIND_WRITE;
 }
 
-/* Returns whether the oldest write went anywhere. */
-static bool submit_write(struct dispatch *dispatch)
+static struct request_session session_of(const struct exchange *exchange)
 {
-    struct exchange *exchange = dispatch->writes.oldest;
-    if (is_expired(dispatch, exchange)) {
-        list_pop(&dispatch->writes);
-        dispatch->expired_total += 1;
-        refuse(dispatch, exchange, RESULT_EXPIRED, NULL);
-        return true;
+    struct request_session session = {
+        .number = exchange->header.number,
+        .lane = exchange->header.lane,
+        .uid = exchange->peer_uid,
+    };
+    memcpy(session.client_id, exchange->header.client_id, sizeof session.client_id);
+    return session;
+}
+
+/* Its number counts: it takes effect once. */
+static bool is_numbered(const struct exchange *exchange)
+{
+    static const uint8_t no_client[WIRE_ID_SIZE];
+    const uint16_t operation = exchange->header.operation;
+    return (operation == OPERATION_WRITE || operation == OPERATION_CREATE_GROOVE ||
+            operation == OPERATION_DROP_GROOVE) &&
+           memcmp(exchange->header.client_id, no_client, sizeof no_client) != 0;
+}
+
+/* Refuses the oldest write. What is numbered stays refused, whenever it comes again. */
+static void refuse_write(struct dispatch *dispatch, enum result result, const char *text)
+{
+    struct exchange *exchange = list_pop(&dispatch->writes);
+    if (is_numbered(exchange)) {
+        const struct request_session session = session_of(exchange);
+        forest_session_refused(dispatch->forest, &session, result);
     }
-    const char *denied = gate_check(&dispatch->gate, exchange);
-    if (denied != NULL) {
-        list_pop(&dispatch->writes);
-        refuse(dispatch, exchange, RESULT_DENIED, denied);
-        return true;
-    }
-    enum request_result result = REQUEST_RESULT_OK;
-    const char *reason = NULL;
-    const bool atomic = (exchange->header.flags & WIRE_REQUEST_FLAG_ATOMIC) != 0;
-    switch (forest_batch_add(dispatch->forest, request_kind_of(exchange), atomic,
-                             exchange_body(exchange), exchange->header.body_size, exchange, &result,
-                             &reason)) {
-    case FOREST_ADDED:
-        list_pop(&dispatch->writes);
-        return true;
-    case FOREST_LATER:
+    refuse(dispatch, exchange, result, text);
+}
+
+/* Refuses the oldest write for what its session says: nothing is remembered of that. */
+static void refuse_session(struct dispatch *dispatch, enum result result, const char *text)
+{
+    refuse(dispatch, list_pop(&dispatch->writes), result, text);
+}
+
+static bool refuse_expired(struct dispatch *dispatch)
+{
+    if (!is_expired(dispatch, dispatch->writes.oldest)) {
         return false;
-    case FOREST_REFUSED:
-        list_pop(&dispatch->writes);
-        refuse(dispatch, exchange, dispatch_result(result), reason);
-        return true;
     }
-    assert(false && "admission");
-    return false;
+    dispatch->expired_total += 1;
+    refuse_write(dispatch, RESULT_EXPIRED, NULL);
+    return true;
 }
 
-/* 0 if it was dropped again by a request behind the one that made it. */
-static uint32_t object_size_of(const struct dispatch *dispatch, uint32_t groove_id)
+static bool refuse_denied(struct dispatch *dispatch)
 {
-    const struct groove_schema *schema = forest_groove_schema(dispatch->forest, groove_id);
-    return schema != NULL ? schema->object_size : 0;
+    const char *denied = gate_check(&dispatch->gate, dispatch->writes.oldest);
+    if (denied == NULL) {
+        return false;
+    }
+    refuse_write(dispatch, RESULT_DENIED, denied);
+    return true;
 }
 
-static void reply_committed(struct dispatch *dispatch, struct exchange *exchange,
-                            const struct request_outcome *outcome)
+static const char other_user[] = "the session is another user's";
+
+static uint16_t operation_of(enum request_kind kind)
+{
+    switch (kind) {
+    case REQUEST_KIND_WRITE:
+        return OPERATION_WRITE;
+    case REQUEST_KIND_GROOVE_CREATE:
+        return OPERATION_CREATE_GROOVE;
+    case REQUEST_KIND_GROOVE_DROP:
+        return OPERATION_DROP_GROOVE;
+    case REQUEST_KIND_SESSION_OPEN:
+        return OPERATION_OPEN_SESSION;
+    case REQUEST_KIND_SESSION_CLOSE:
+        return OPERATION_CLOSE_SESSION;
+    case REQUEST_KIND_GROOVE_FORGET:
+    case REQUEST_KIND_IDLE:
+    case REQUEST_KIND_SESSION_EVICT:
+        break;
+    }
+    assert(false && "never a client's");
+    return 0;
+}
+
+static void append_session(struct reply *reply, const struct session_info *info)
+{
+    const struct session_reply session = {.lane_count = info->lane_count};
+    reply_append(reply, &session, sizeof session);
+    reply_append(reply, info->numbers, info->lane_count * (uint32_t)sizeof info->numbers[0]);
+}
+
+enum { SESSION_REPLY_SIZE_MAX = sizeof(struct session_reply) + SESSION_LANE_MAX * 8 };
+
+/* The session that a request opened: none of its lanes has executed anything. */
+static struct session_info session_opened(const struct exchange *exchange)
+{
+    struct open_session_request open;
+    memcpy(&open, exchange_body(exchange), sizeof open);
+    return (struct session_info){.lane_count = open.lane_count};
+}
+
+/* What was executed. The same bytes whenever it is told: nothing but the number is the sending's.
+ */
+static void reply_executed(struct exchange *exchange, const struct request_outcome *outcome)
 {
     const uint32_t failures_size = outcome->failure_count * (uint32_t)sizeof(struct wire_failure);
     struct reply reply;
-    if (!reply_begin(&reply, exchange, (uint32_t)sizeof(struct write_reply) + failures_size)) {
+    if (!reply_begin(&reply, exchange,
+                     (uint32_t)sizeof(struct write_reply) + failures_size +
+                         (uint32_t)SESSION_REPLY_SIZE_MAX)) {
         return;
     }
-    switch (request_kind_of(exchange)) {
+    switch (outcome->kind) {
     case REQUEST_KIND_WRITE: {
         const struct write_reply write = {
             .failure_count = outcome->failure_count,
-            .failure_total = outcome->failure_count,
+            .failure_total = outcome->failure_total,
         };
         reply_append(&reply, &write, sizeof write);
         reply_append(&reply, outcome->failures, failures_size);
@@ -534,20 +602,212 @@ static void reply_committed(struct dispatch *dispatch, struct exchange *exchange
     case REQUEST_KIND_GROOVE_CREATE: {
         const struct create_groove_reply create = {
             .groove_id = outcome->groove_id,
-            .object_size = object_size_of(dispatch, outcome->groove_id),
+            .object_size = outcome->object_size,
         };
-        static_assert(sizeof create <= sizeof(struct write_reply), "fits the buffer");
         reply_append(&reply, &create, sizeof create);
         break;
     }
+    case REQUEST_KIND_SESSION_OPEN: {
+        const struct session_info info = session_opened(exchange);
+        append_session(&reply, &info);
+        break;
+    }
     case REQUEST_KIND_GROOVE_DROP:
+    case REQUEST_KIND_SESSION_CLOSE:
         break;
     case REQUEST_KIND_GROOVE_FORGET:
     case REQUEST_KIND_IDLE:
+    case REQUEST_KIND_SESSION_EVICT:
         assert(false && "never a client's");
         break;
     }
+    /* A lane answers for what it executed, whatever else comes under the same number. */
+    exchange->header.operation = operation_of(outcome->kind);
     reply_send(&reply, outcome->commit, outcome->timestamp);
+}
+
+static void attach(struct dispatch *dispatch, struct exchange *first, struct exchange *exchange)
+{
+    assert(first != exchange);
+    exchange->next = first->next;
+    first->next = exchange;
+    dispatch->attached_total += 1;
+}
+
+enum seen {
+    SEEN_NEVER, /* go on */
+    SEEN_BEFORE,
+    SEEN_LATER, /* ask again */
+};
+
+/* What is known of the oldest write's number. What was seen before is answered, or will be. */
+static enum seen look(struct dispatch *dispatch)
+{
+    struct exchange *exchange = dispatch->writes.oldest;
+    if (!is_numbered(exchange)) {
+        return SEEN_NEVER;
+    }
+    const struct request_session session = session_of(exchange);
+    struct session_answer answer;
+    switch (forest_session_look(dispatch->forest, &session, &answer)) {
+    case SESSION_NEW:
+        return SEEN_NEVER;
+    case SESSION_WAIT:
+        return SEEN_LATER;
+    case SESSION_DONE: {
+        list_pop(&dispatch->writes);
+        dispatch->replays_total += 1;
+        const bool forbidden = transport_begin();
+        reply_executed(exchange, &answer.outcome);
+        transport_end(forbidden);
+        break;
+    }
+    case SESSION_UNDER_WAY:
+        list_pop(&dispatch->writes);
+        attach(dispatch, answer.context, exchange);
+        break;
+    case SESSION_REFUSED:
+        dispatch->replays_total += 1;
+        refuse_session(dispatch, (enum result)answer.refused_result, NULL);
+        break;
+    case SESSION_NONE:
+        refuse_session(dispatch, RESULT_NO_SESSION, NULL);
+        break;
+    case SESSION_OTHER_USER:
+        refuse_session(dispatch, RESULT_DENIED, other_user);
+        break;
+    case SESSION_BAD_LANE:
+        refuse_session(dispatch, RESULT_BAD_LANE, NULL);
+        break;
+    case SESSION_STALE:
+        refuse_session(dispatch, RESULT_STALE_NUMBER, NULL);
+        break;
+    case SESSION_LANE_BUSY:
+        refuse_write(dispatch, RESULT_LANE_BUSY, NULL);
+        break;
+    }
+    return SEEN_BEFORE;
+}
+
+/* These three return whether the oldest write went anywhere. */
+
+static bool submit_open_session(struct dispatch *dispatch)
+{
+    struct exchange *exchange = dispatch->writes.oldest;
+    const struct request_session session = session_of(exchange);
+    struct session_info info;
+    switch (forest_session_find(dispatch->forest, &session, &info)) {
+    case SESSION_WAIT:
+        return false;
+    case SESSION_OTHER_USER:
+        refuse_session(dispatch, RESULT_DENIED, other_user);
+        return true;
+    case SESSION_DONE: {
+        list_pop(&dispatch->writes);
+        struct reply reply;
+        const bool forbidden = transport_begin();
+        if (reply_begin(&reply, exchange, SESSION_REPLY_SIZE_MAX)) {
+            append_session(&reply, &info);
+            reply_send(&reply, 0, 0);
+        }
+        transport_end(forbidden);
+        return true;
+    }
+    case SESSION_NONE:
+        break;
+    case SESSION_NEW:
+    case SESSION_UNDER_WAY:
+    case SESSION_REFUSED:
+    case SESSION_BAD_LANE:
+    case SESSION_STALE:
+    case SESSION_LANE_BUSY:
+        assert(false && "of a session, not of a lane");
+    }
+    if (refuse_expired(dispatch) || refuse_denied(dispatch)) {
+        return true;
+    }
+    enum request_result result = REQUEST_RESULT_OK;
+    const char *reason = NULL;
+    switch (forest_session_open(dispatch->forest, &session, session_opened(exchange).lane_count,
+                                dispatch->config->session_idle_ns, exchange, &result, &reason)) {
+    case FOREST_ADDED:
+        list_pop(&dispatch->writes);
+        return true;
+    case FOREST_LATER:
+        return false;
+    case FOREST_REFUSED:
+        refuse_write(dispatch, dispatch_result(result), reason);
+        return true;
+    }
+    assert(false && "admission");
+    return false;
+}
+
+static bool submit_close_session(struct dispatch *dispatch)
+{
+    if (refuse_expired(dispatch) || refuse_denied(dispatch)) {
+        return true;
+    }
+    struct exchange *exchange = dispatch->writes.oldest;
+    const struct request_session session = session_of(exchange);
+    enum session_verdict verdict;
+    enum request_result result = REQUEST_RESULT_OK;
+    switch (forest_session_close(dispatch->forest, &session, exchange, &verdict, &result)) {
+    case FOREST_ADDED:
+        list_pop(&dispatch->writes);
+        return true;
+    case FOREST_LATER:
+        return false;
+    case FOREST_REFUSED:
+        break;
+    }
+    if (verdict == SESSION_NONE) {
+        refuse_session(dispatch, RESULT_NO_SESSION, NULL);
+    } else if (verdict == SESSION_OTHER_USER) {
+        refuse_session(dispatch, RESULT_DENIED, other_user);
+    } else if (verdict == SESSION_LANE_BUSY) {
+        refuse_session(dispatch, RESULT_LANE_BUSY, NULL);
+    } else {
+        assert(verdict == SESSION_NEW);
+        refuse_write(dispatch, dispatch_result(result), NULL);
+    }
+    return true;
+}
+
+static bool submit_write(struct dispatch *dispatch)
+{
+    struct exchange *exchange = dispatch->writes.oldest;
+    if (exchange->header.operation == OPERATION_OPEN_SESSION) {
+        return submit_open_session(dispatch);
+    }
+    if (exchange->header.operation == OPERATION_CLOSE_SESSION) {
+        return submit_close_session(dispatch);
+    }
+    const enum seen seen = look(dispatch);
+    if (seen != SEEN_NEVER) {
+        return seen == SEEN_BEFORE;
+    }
+    if (refuse_expired(dispatch) || refuse_denied(dispatch)) {
+        return true;
+    }
+    const struct request_session session = session_of(exchange);
+    enum request_result result = REQUEST_RESULT_OK;
+    const char *reason = NULL;
+    const bool atomic = (exchange->header.flags & WIRE_REQUEST_FLAG_ATOMIC) != 0;
+    switch (forest_batch_add(dispatch->forest, request_kind_of(exchange), atomic,
+                             exchange_body(exchange), exchange->header.body_size,
+                             is_numbered(exchange) ? &session : NULL, exchange, &result, &reason)) {
+    case FOREST_ADDED:
+        list_pop(&dispatch->writes);
+        return true;
+    case FOREST_LATER:
+        return false;
+    case FOREST_REFUSED:
+        refuse_write(dispatch, dispatch_result(result), reason);
+        return true;
+    }
+    assert(false && "admission");
+    return false;
 }
 
 void dispatch_committed(void *context, const struct request_outcome *outcome)
@@ -557,13 +817,22 @@ void dispatch_committed(void *context, const struct request_outcome *outcome)
     struct dispatch *dispatch = exchange->context;
     assert(dispatch != NULL);
 
-    if (outcome->result != REQUEST_RESULT_OK) {
-        refuse(dispatch, exchange, dispatch_result(outcome->result), outcome->reason);
-        return;
+    if (outcome->result != REQUEST_RESULT_OK && is_numbered(exchange)) {
+        const struct request_session session = session_of(exchange);
+        forest_session_refused(dispatch->forest, &session, dispatch_result(outcome->result));
     }
-    const bool forbidden = transport_begin();
-    reply_committed(dispatch, exchange, outcome);
-    transport_end(forbidden);
+    while (exchange != NULL) { /* The first, and what is attached to it. */
+        struct exchange *next = exchange->next;
+        exchange->next = NULL;
+        if (outcome->result != REQUEST_RESULT_OK) {
+            refuse(dispatch, exchange, dispatch_result(outcome->result), outcome->reason);
+        } else {
+            const bool forbidden = transport_begin();
+            reply_executed(exchange, outcome);
+            transport_end(forbidden);
+        }
+        exchange = next;
+    }
 }
 
 /* ---- Reads -------------------------------------------------------------------------------------

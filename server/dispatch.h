@@ -3,10 +3,12 @@
  *
  *   queue ─► dispatch_take ─┬► answered at once: HELLO, PING, STAT, SCHEMA
  *                           ├► writes ─► dispatch_submit ─► forest_batch_add ─► dispatch_committed
+ *                           │            └► seen before: its outcome, or that of the first
  *                           └► reads  ─► dispatch_submit ─► forest_read_submit ─► (reader) reply
  *
  * Reads have a list of their own, so that they never wait behind a write that waits for its batch.
- * Within each list requests keep their order. All of it belongs to the forest thread, but for the
+ * Within each list requests keep their order. A repetition of what is under way hangs on the first
+ * one's `next` and gets its reply. All of it belongs to the forest thread, but for the
  * replies of reads, which leave from the reader that ran them. */
 #pragma once
 
@@ -22,7 +24,7 @@
 #include "server/request_queue.h"
 
 enum {
-    DISPATCH_OPERATION_COUNT = 11,                    /* operations are numbered from 1 */
+    DISPATCH_OPERATION_COUNT = 13,                    /* operations are numbered from 1 */
     DISPATCH_GROOVE_COUNT_MAX = TREE_COUNT_LIMIT / 2, /* a groove has at least two trees */
     DISPATCH_TEXT_SIZE = 768 * 1024, /* STAT: 128 grooves of at most 5 KiB, and the rest */
 };
@@ -53,6 +55,8 @@ struct dispatch {
     uint64_t requests_total[DISPATCH_OPERATION_COUNT]; /* by operation */
     uint64_t refused_total; /* results other than OK, but for those of reads */
     uint64_t expired_total;
+    uint64_t replays_total;  /* answered with what a lane remembers */
+    uint64_t attached_total; /* answered with the reply to one that was under way */
     _Atomic uint64_t reads_refused_total;
 
     struct forest_groove_info grooves[DISPATCH_GROOVE_COUNT_MAX]; /* scratch */

@@ -169,6 +169,12 @@ const char *gate_check(struct gate *gate, const struct exchange *exchange)
         return check_name(gate, exchange);
     case OPERATION_WRITE:
         return check_write(gate, exchange);
+    case OPERATION_OPEN_SESSION:
+        return access_allows_some(gate->rules, exchange->peer_uid, ACCESS_WRITE)
+                   ? NULL
+                   : deny(gate, exchange, GATE_LACK_WRITE, "any groove");
+    case OPERATION_CLOSE_SESSION: /* One's own: the session knows whose it is. */
+        return NULL;
     case OPERATION_LOOKUP:
     case OPERATION_QUERY:
     case OPERATION_COUNT:

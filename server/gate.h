@@ -7,6 +7,7 @@
  *   LOOKUP, QUERY, COUNT    read, on the groove
  *   WRITE             write, on the groove of every section
  *   CREATE_GROOVE, DROP_GROOVE    admin, on the name
+ *   OPEN_SESSION      write, on any groove at all; CLOSE_SESSION needs no right, it ends one's own
  *
  * The unmapped user may nothing of all this. A groove that does not exist is one that nobody but
  * those with a right on all grooves may touch: so from an answer nobody can tell whether there is

@@ -80,6 +80,20 @@ static void write_forest(struct json_writer *writer, const struct forest_stats *
     json_object_end(writer);
 }
 
+static void write_sessions(struct json_writer *writer, const struct dispatch *dispatch,
+                           const struct forest_stats *stats)
+{
+    json_object_begin(writer, "sessions");
+    json_u64(writer, "count", stats->sessions);
+    json_u64(writer, "max", stats->sessions_max);
+    json_u64(writer, "lanes", stats->session_lanes);
+    json_u64(writer, "lanes_max", stats->session_lanes_max);
+    json_u64(writer, "evicted_total", stats->sessions_evicted_total);
+    json_u64(writer, "replays_total", dispatch->replays_total);
+    json_u64(writer, "attached_total", dispatch->attached_total);
+    json_object_end(writer);
+}
+
 static void write_reads(struct json_writer *writer, const struct forest_stats *stats)
 {
     json_object_begin(writer, "reads");
@@ -204,6 +218,7 @@ const char *stat_text(struct dispatch *dispatch, uint32_t groove_count, char *te
     json_bool(&writer, "full", stats.full);
     json_bool(&writer, "low", stats.low);
     write_forest(&writer, &stats);
+    write_sessions(&writer, dispatch, &stats);
     write_reads(&writer, &stats);
     write_memory(&writer, dispatch, &stats);
     write_requests(&writer, dispatch);

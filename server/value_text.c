@@ -531,6 +531,45 @@ bool size_parse(const char *text, uint64_t *size)
     return true;
 }
 
+/* Seconds, and what they are called, the longest last. */
+static const struct {
+    char name;
+    uint64_t seconds;
+} durations[] = {{'s', 1}, {'m', 60}, {'h', 3600}, {'d', 86400}};
+
+bool duration_parse(const char *text, uint64_t *ns)
+{
+    const size_t digit_count = strspn(text, "0123456789");
+    u128 value;
+    if (digit_count == 0 || !parse_digits(text, digit_count, 10, &value)) {
+        return false;
+    }
+    const char *at = text + digit_count;
+    uint64_t unit = *at == '\0' ? 1 : 0;
+    for (size_t i = 0; i < array_count(durations); i++) {
+        if (at[0] == durations[i].name && at[1] == '\0') {
+            unit = durations[i].seconds;
+        }
+    }
+    if (unit == 0 || value > UINT64_MAX / (unit * ns_per_second)) {
+        return false;
+    }
+    *ns = (uint64_t)value * unit * ns_per_second;
+    return true;
+}
+
+void duration_format(uint64_t ns, char *text, size_t text_size)
+{
+    const uint64_t seconds = ns / ns_per_second;
+    assert(ns % ns_per_second == 0);
+    size_t unit = array_count(durations) - 1;
+    while (unit > 0 && (seconds == 0 || seconds % durations[unit].seconds != 0)) {
+        unit -= 1;
+    }
+    snprintf(text, text_size, "%" PRIu64 "%c", seconds / durations[unit].seconds,
+             durations[unit].name);
+}
+
 void size_format(uint64_t size, char *text, size_t text_size)
 {
     uint64_t unit = 1;

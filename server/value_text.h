@@ -42,5 +42,9 @@ void id_format(const uint8_t id[16], char text[ID_TEXT_SIZE]);
 
 /* "32K", "1M", "2G" or plain bytes, with an optional B or iB. False: not a size, or too large. */
 bool size_parse(const char *text, uint64_t *size);
+/* "90s", "15m", "24h", "7d", or plain seconds. False: not a time, or too large. */
+bool duration_parse(const char *text, uint64_t *ns);
+/* The shortest exact form, of whole seconds. */
+void duration_format(uint64_t ns, char *text, size_t text_size);
 /* The shortest exact form ("32K"), or one decimal ("1.5G") where there is none. */
 void size_format(uint64_t size, char *text, size_t text_size);

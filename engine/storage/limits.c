@@ -277,6 +277,18 @@ uint32_t table_block_max(const struct geometry *geometry, uint32_t key_size, uin
     return (uint32_t)(1 + value_blocks + filter_blocks);
 }
 
+uint32_t session_lane_count_max(const struct geometry *geometry)
+{
+    static_assert(BLOCK_SIZE_MIN / 16 >= SESSION_LANE_MAX,
+                  "the smallest file has the largest session");
+    return (uint32_t)min_u64(geometry->block_size / 16, SESSION_LANE_COUNT_LIMIT);
+}
+
+uint32_t session_count_max(const struct geometry *geometry)
+{
+    return session_lane_count_max(geometry) / 2;
+}
+
 uint64_t superblock_zone_offset(void)
 {
     return 0;

@@ -23,7 +23,10 @@ enum {
     OBJECT_SIZE_MIN = 32,
     OBJECT_SIZE_MAX = 4096,
     FILTER_BITS_PER_KEY = 16,
-    IO_SIZE_MAX = 512 * 1024, /* adjacent blocks travel in one call up to this size */
+    IO_SIZE_MAX = 512 * 1024,        /* adjacent blocks travel in one call up to this size */
+    SESSION_LANE_MAX = 64,           /* lanes of one session */
+    SESSION_FAILURE_MAX = 32,        /* failures that a lane remembers of its last request */
+    SESSION_LANE_COUNT_LIMIT = 2048, /* see session_lane_count_max */
 };
 
 /* 64 bytes on disk, in the superblock. All sizes in bytes unless said. */
@@ -66,6 +69,11 @@ uint32_t table_value_max(const struct geometry *geometry, uint32_t key_size, uin
 /* All blocks of a full table: index + value + filter. */
 uint32_t table_block_max(const struct geometry *geometry, uint32_t key_size, uint32_t value_size,
                          uint32_t value_count);
+
+/* Most lanes of all sessions, and most sessions. Each checkpoint holds what all lanes remember: at
+ * most about 20 blocks, whatever their size. */
+uint32_t session_lane_count_max(const struct geometry *geometry);
+uint32_t session_count_max(const struct geometry *geometry);
 
 /* Zones, in bytes from the start of the file. */
 uint64_t superblock_zone_offset(void);

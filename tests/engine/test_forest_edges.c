@@ -169,10 +169,11 @@ Test(forest_edges, a_refusal_waits_for_the_definition_it_rests_on)
     cr_assert(eq(u32, forest_grooves(forest, NULL, 0), 0));
     enum request_result result;
     const char *reason;
-    cr_assert(eq(int,
-                 forest_batch_add(fixture.forest, REQUEST_KIND_GROOVE_CREATE, false,
-                                  (const uint8_t *)&spec, sizeof spec, &fixture, &result, &reason),
-                 FOREST_LATER));
+    cr_assert(
+        eq(int,
+           forest_batch_add(fixture.forest, REQUEST_KIND_GROOVE_CREATE, false,
+                            (const uint8_t *)&spec, sizeof spec, NULL, &fixture, &result, &reason),
+           FOREST_LATER));
     fixture_settle(&fixture);
     cr_assert(eq(u32, forest_grooves(forest, NULL, 0), 1));
     cr_assert(eq(int, fixture_request(&fixture, REQUEST_KIND_GROOVE_CREATE, &spec, sizeof spec),
@@ -192,8 +193,8 @@ Test(forest_edges, a_refusal_waits_for_the_definition_it_rests_on)
     const struct fixture_object object = {.id = {1}};
     const uint32_t size = fixture_body(body, fixture.groove_id, EVENT_TYPE_INSERT, &object, 1);
     cr_assert(eq(int,
-                 forest_batch_add(fixture.forest, REQUEST_KIND_WRITE, false, body, size, &fixture,
-                                  &result, &reason),
+                 forest_batch_add(fixture.forest, REQUEST_KIND_WRITE, false, body, size, NULL,
+                                  &fixture, &result, &reason),
                  FOREST_LATER));
     cr_assert(eq(int, fixture_request(&fixture, REQUEST_KIND_WRITE, body, size),
                  REQUEST_RESULT_UNKNOWN_GROOVE));

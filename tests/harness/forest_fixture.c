@@ -242,7 +242,7 @@ void fixture_submit(struct forest_fixture *fixture, enum request_kind kind, cons
         const char *reason;
         const enum forest_admission admission =
             forest_batch_add(fixture->forest, kind, fixture->atomic && kind == REQUEST_KIND_WRITE,
-                             body, size, fixture, &result, &reason);
+                             body, size, fixture->session, fixture, &result, &reason);
         if (admission == FOREST_REFUSED) {
             fixture->outcome = (struct request_outcome){.result = result};
             fixture->outcome_count += 1;
@@ -258,11 +258,8 @@ void fixture_submit(struct forest_fixture *fixture, enum request_kind kind, cons
     }
 }
 
-enum request_result fixture_request(struct forest_fixture *fixture, enum request_kind kind,
-                                    const void *body, uint32_t size)
+static enum request_result wait_for_outcome(struct forest_fixture *fixture, uint64_t before)
 {
-    const uint64_t before = fixture->outcome_count;
-    fixture_submit(fixture, kind, body, size);
     while (fixture->outcome_count == before) {
         const uint64_t seen = doorbell_count(&fixture->doorbell);
         if (!forest_tick(fixture->forest) && fixture->outcome_count == before) {
@@ -271,6 +268,54 @@ enum request_result fixture_request(struct forest_fixture *fixture, enum request
         note_checkpoint(fixture);
     }
     return fixture->outcome.result;
+}
+
+enum request_result fixture_request(struct forest_fixture *fixture, enum request_kind kind,
+                                    const void *body, uint32_t size)
+{
+    const uint64_t before = fixture->outcome_count;
+    fixture_submit(fixture, kind, body, size);
+    return wait_for_outcome(fixture, before);
+}
+
+enum request_result fixture_session_open(struct forest_fixture *fixture,
+                                         const struct request_session *session, uint32_t lane_count,
+                                         uint64_t idle_ns)
+{
+    fixture->now_ns += 1000;
+    const uint64_t before = fixture->outcome_count;
+    for (;;) {
+        const uint64_t seen = doorbell_count(&fixture->doorbell);
+        enum request_result result = REQUEST_RESULT_OK;
+        const char *reason;
+        switch (forest_session_open(fixture->forest, session, lane_count, idle_ns, fixture, &result,
+                                    &reason)) {
+        case FOREST_REFUSED:
+            return result;
+        case FOREST_ADDED:
+            return wait_for_outcome(fixture, before);
+        case FOREST_LATER:
+            break;
+        }
+        if (!forest_tick(fixture->forest)) {
+            doorbell_wait(&fixture->doorbell, seen, DOORBELL_WAIT_FOREVER);
+        }
+        note_checkpoint(fixture);
+    }
+}
+
+enum request_result fixture_session_close(struct forest_fixture *fixture,
+                                          const struct request_session *session)
+{
+    fixture_settle(fixture);
+    enum session_verdict verdict;
+    enum request_result result;
+    const uint64_t before = fixture->outcome_count;
+    const enum forest_admission admission =
+        forest_session_close(fixture->forest, session, fixture, &verdict, &result);
+    assert(admission == FOREST_ADDED);
+    (void)admission;
+    return wait_for_outcome(fixture, before);
 }
 
 static void set_field(struct groove_spec *spec, const char *name, enum field_type type,

@@ -34,8 +34,9 @@ struct forest_fixture {
     uint64_t now_ns;
     struct forest *forest;
     uint32_t groove_id;
-    uint64_t read_budget_size; /* for the next open */
-    bool atomic;               /* so are writes that are submitted from now on */
+    uint64_t read_budget_size;             /* for the next open */
+    bool atomic;                           /* so are writes that are submitted from now on */
+    const struct request_session *session; /* whose what is submitted is; NULL: nobody's */
 
     /* The last open. */
     bool opened;
@@ -91,6 +92,13 @@ void fixture_submit(struct forest_fixture *fixture, enum request_kind kind, cons
 /* Queues and waits for the outcome. Refusals at the door become outcomes, too. */
 enum request_result fixture_request(struct forest_fixture *fixture, enum request_kind kind,
                                     const void *body, uint32_t size);
+
+/* Opens or closes the session of `session`, and waits for the outcome. */
+enum request_result fixture_session_open(struct forest_fixture *fixture,
+                                         const struct request_session *session, uint32_t lane_count,
+                                         uint64_t idle_ns);
+enum request_result fixture_session_close(struct forest_fixture *fixture,
+                                          const struct request_session *session);
 
 void fixture_spec(struct groove_spec *spec, const char *name);
 /* Creates `things` and remembers its id. */

@@ -27,6 +27,7 @@ static uint32_t message_make(uint16_t operation, const void *body, uint32_t body
         .version = PROTOCOL_VERSION,
         .operation = operation,
         .number = 77,
+        .client_id = {operation == OPERATION_OPEN_SESSION},
         .body_size = body_size,
     };
     memcpy(message, &header, sizeof header);
@@ -88,6 +89,9 @@ static uint32_t valid_body(uint16_t operation, uint8_t *body)
         memcpy(body, &query, sizeof query);
         return 24 + 8;
     }
+    case OPERATION_OPEN_SESSION:
+        body[0] = WIRE_LANE_COUNT_MAX;
+        return sizeof(struct open_session_request);
     default:
         return 0;
     }
@@ -215,9 +219,31 @@ Test(protocol, a_busy_reply_is_these_bytes)
     cr_assert(memcmp(&decoded, golden, sizeof golden) == 0);
 }
 
+Test(protocol, opening_a_session_is_these_bytes)
+{
+    static const uint8_t golden[] = {
+        'H', 'O', 'L', 'T', 1, 0, 11, 0, /* magic, version, OPEN_SESSION */
+        3,   0,   0,   0,   0, 0, 0,  0, /* number */
+        1,   2,   3,   4,   5, 6, 7,  8, 9, 10, 11, 12, 13, 14, 15, 16, /* client id */
+        0,   0,   0,   0,   0, 0, 0,  0,                                /* lane, deadline */
+        16,  0,   0,   0,   0, 0, 0,  0,                                /* body size, flags */
+        0,   0,   0,   0,   0, 0, 0,  0, 0, 0,  0,  0,  0,  0,  0,  0,
+        2,   0,   0,   0,   0, 0, 0,  0, 0, 0,  0,  0,  0,  0,  0,  0, /* two lanes */
+    };
+    struct request_header header;
+    cr_assert(check_exactly(golden, sizeof golden, &header) == RESULT_OK);
+    cr_assert(header.operation == OPERATION_OPEN_SESSION);
+    struct open_session_request open;
+    memcpy(&open, golden + PROTOCOL_HEADER_SIZE, sizeof open);
+    cr_assert(open.lane_count == 2);
+}
+
 Test(protocol, numbers_on_the_wire_do_not_move)
 {
     cr_assert(OPERATION_HELLO == 1 && OPERATION_WRITE == 7 && OPERATION_COUNT == 10);
+    cr_assert(OPERATION_OPEN_SESSION == 11 && OPERATION_CLOSE_SESSION == 12);
+    cr_assert(RESULT_NO_SESSION == 23 && RESULT_STALE_NUMBER == 24 && RESULT_BAD_LANE == 25);
+    cr_assert(RESULT_LANE_BUSY == 26 && WIRE_FEATURE_SESSIONS == 1);
     cr_assert(RESULT_OK == 0 && RESULT_BUSY == 12 && RESULT_INTERNAL == 20);
     cr_assert(WIRE_EVENT_RESULT_EXISTS == 1 && WIRE_EVENT_RESULT_CORRUPT == 7);
     cr_assert(WIRE_EVENT_RESULT_GUARD == 8 && WIRE_EVENT_RESULT_LINKED == 9);
@@ -278,7 +304,7 @@ Test(protocol, headers_are_refused_by_name)
 
     size = message_make(0, NULL, 0);
     cr_assert(check_exactly(bytes, size, &header) == RESULT_BAD_OPERATION);
-    size = message_make(OPERATION_COUNT + 1, NULL, 0);
+    size = message_make(OPERATION_CLOSE_SESSION + 1, NULL, 0);
     cr_assert(check_exactly(bytes, size, &header) == RESULT_BAD_OPERATION);
 
     enum result result;
@@ -290,7 +316,7 @@ Test(protocol, headers_are_refused_by_name)
 Test(protocol, bodies_are_refused_by_rule)
 {
     static uint8_t body[SIZE_MAX_TEST];
-    for (uint16_t operation = OPERATION_HELLO; operation <= OPERATION_COUNT; operation++) {
+    for (uint16_t operation = OPERATION_HELLO; operation <= OPERATION_CLOSE_SESSION; operation++) {
         const uint32_t size = valid_body(operation, body);
         cr_assert(check_body(operation, body, size) == RESULT_OK, "%s", operation_name(operation));
         if (operation != OPERATION_PING) { /* Any body will do there. */
@@ -348,6 +374,20 @@ Test(protocol, bodies_are_refused_by_rule)
     cr_assert(check_body(OPERATION_QUERY, &query, sizeof query) == RESULT_BAD_BODY);
     query = (struct query_request){.key_size = 1};
     cr_assert(check_body(OPERATION_QUERY, &query, sizeof query) == RESULT_BAD_BODY);
+
+    struct open_session_request open = {.lane_count = 1};
+    cr_assert(check_body(OPERATION_OPEN_SESSION, &open, sizeof open) == RESULT_OK);
+    open.lane_count = 0;
+    cr_assert(check_body(OPERATION_OPEN_SESSION, &open, sizeof open) == RESULT_BAD_BODY);
+    open.lane_count = WIRE_LANE_COUNT_MAX + 1;
+    cr_assert(check_body(OPERATION_OPEN_SESSION, &open, sizeof open) == RESULT_BAD_BODY);
+    open = (struct open_session_request){.lane_count = 1, .zero = {[11] = 1}};
+    cr_assert(check_body(OPERATION_OPEN_SESSION, &open, sizeof open) == RESULT_BAD_BODY);
+    open = (struct open_session_request){.lane_count = 1};
+    const uint32_t size = message_make(OPERATION_OPEN_SESSION, &open, sizeof open);
+    memset(message + offsetof(struct request_header, client_id), 0, WIRE_ID_SIZE);
+    struct request_header header;
+    cr_assert(check_exactly(message, size, &header) == RESULT_BAD_BODY, "nobody's session");
 }
 
 /* A write body by a second reading of docs/protocol.md; images end what can be told of it. */
@@ -424,7 +464,7 @@ Test(protocol, random_writes_are_judged_as_the_page_says)
 Test(protocol, every_prefix_of_a_message_is_refused)
 {
     static uint8_t body[SIZE_MAX_TEST];
-    for (uint16_t operation = OPERATION_HELLO; operation <= OPERATION_COUNT; operation++) {
+    for (uint16_t operation = OPERATION_HELLO; operation <= OPERATION_CLOSE_SESSION; operation++) {
         const uint32_t size = message_make(operation, body, valid_body(operation, body));
         for (uint32_t cut = 0; cut < size; cut++) {
             struct request_header header;
@@ -450,7 +490,7 @@ Test(protocol, every_prefix_of_a_message_is_refused)
 Test(protocol, every_changed_byte_is_survived_and_headers_notice)
 {
     static uint8_t body[SIZE_MAX_TEST];
-    for (uint16_t operation = OPERATION_HELLO; operation <= OPERATION_COUNT; operation++) {
+    for (uint16_t operation = OPERATION_HELLO; operation <= OPERATION_CLOSE_SESSION; operation++) {
         const uint32_t size = message_make(operation, body, valid_body(operation, body));
         for (uint32_t at = 0; at < size; at++) {
             const uint8_t before = message[at];

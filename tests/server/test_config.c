@@ -160,6 +160,21 @@ Test(config, wrong_variables_are_named)
     cr_assert_not_null(strstr(error, "HOLT_CACHE"), "%s", error);
 }
 
+Test(config, idleness_is_a_time_within_bounds)
+{
+    const uint64_t second = 1000ull * 1000 * 1000;
+    config_init(&config);
+    cr_assert_eq(config.session_idle_ns, 86400 * second);
+    cr_assert_eq(config_set(&config, CONFIG_SESSION_IDLE, "1s", CONFIG_FLAG, error), STATUS_OK);
+    cr_assert_eq(config.session_idle_ns, second);
+    cr_assert_eq(config_set(&config, CONFIG_SESSION_IDLE, "3650d", CONFIG_FLAG, error), STATUS_OK);
+    static const char *const bad[] = {"0", "", "3651d", "soon"};
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        cr_assert_eq(config_set(&config, CONFIG_SESSION_IDLE, bad[i], CONFIG_FLAG, error),
+                     STATUS_INVALID);
+    }
+}
+
 Test(config, the_listener_has_two_names)
 {
     config_init(&config);

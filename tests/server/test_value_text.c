@@ -181,6 +181,32 @@ Test(value_text, sizes)
     cr_assert_str_eq(text, "16777216.0T");
 }
 
+Test(value_text, durations_are_whole_seconds_of_any_unit)
+{
+    static const struct {
+        const char *text;
+        uint64_t seconds;
+        const char *again;
+    } good[] = {
+        {"0", 0, "0s"},       {"1", 1, "1s"},       {"90s", 90, "90s"},
+        {"15m", 900, "15m"},  {"24h", 86400, "1d"}, {"25h", 90000, "25h"},
+        {"7d", 604800, "7d"}, {"120s", 120, "2m"},  {"213503d", 18446659200, "213503d"},
+    };
+    static const char *const bad[] = {"",   "s",    "-1", "1.5h", "1 h",    "1hs",
+                                      "1w", "0x1s", "h1", "1H",   "213504d"};
+    uint64_t ns;
+    char text[32];
+    for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
+        cr_assert(duration_parse(good[i].text, &ns), "%s", good[i].text);
+        cr_assert_eq(ns, good[i].seconds * 1000000000, "%s", good[i].text);
+        duration_format(ns, text, sizeof text);
+        cr_assert_str_eq(text, good[i].again);
+    }
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        cr_assert_not(duration_parse(bad[i], &ns), "%s", bad[i]);
+    }
+}
+
 Test(value_text, utf8_is_what_the_standard_says)
 {
     static const struct {
