@@ -52,7 +52,10 @@ static uint32_t run_count_max_of(const struct geometry *geometry)
 static uint64_t arena_size_of(const struct geometry *geometry)
 {
     /* The mutable and the immutable table, each a bar and a batch; what versions still hold of the
-     * bar before; and for each tree some partly filled segments and directories. */
+     * bar before; and for each tree some partly filled segments, directories and filters: three a
+     * run, of which each of the two tables has TABLE_MEMORY_RUN_SPARE that are small. */
+    static_assert(3 * TABLE_MEMORY_RUN_SPARE <= 48, "runs fit what is planned for a tree");
+    static_assert(TABLE_MEMORY_RUN_BYTES >= 6 * RUN_SEGMENT_SIZE, "and others half of their bytes");
     const uint64_t bar = geometry->bar_memory_size + 2 * batch_write_bytes_max(geometry);
     return 3 * bar + (uint64_t)geometry->tree_count_max * 48 * 2 * RUN_SEGMENT_SIZE;
 }

@@ -46,8 +46,32 @@ static uint64_t neighbours_value_count(const struct table_memory *table, uint32_
     return table->runs[index]->value_count + table->runs[index + 1]->value_count;
 }
 
-bool table_memory_merge_smallest(struct table_memory *table, struct run_arena *arena,
-                                 const struct tree_shape *shape)
+/* A merge needs room for its output beside its inputs, which readers may keep, and beside what is
+ * promised to the batch; when the arena is that full, the runs stay as they are. */
+static bool may_merge(const struct table_memory *table, const struct run_arena *arena,
+                      const struct tree_shape *shape, uint32_t index)
+{
+    const uint64_t value_count = neighbours_value_count(table, index);
+    return arena->free_run_count > arena->promised_run_count &&
+           arena->free_segment_count >= arena->promised_segment_count +
+                                            run_arena_segments(value_count, shape->value_size, 1);
+}
+
+/* Whether the newest run and the one before it are due: alike in size (so each value is merged
+ * log(n) times at most), and small. */
+static bool merge_is_due(const struct table_memory *table, const struct run_arena *arena,
+                         const struct tree_shape *shape)
+{
+    if (table->run_count < 2) {
+        return false;
+    }
+    const uint32_t last = table->run_count - 1;
+    return table->runs[last - 1]->value_count < 2 * table->runs[last]->value_count &&
+           neighbours_value_count(table, last - 1) <= shape->value_count_max / MERGE_FRACTION &&
+           may_merge(table, arena, shape, last - 1);
+}
+
+static uint32_t smallest_neighbours(const struct table_memory *table)
 {
     assert(table->run_count >= 2);
     uint32_t smallest = 0;
@@ -56,29 +80,24 @@ bool table_memory_merge_smallest(struct table_memory *table, struct run_arena *a
             smallest = i;
         }
     }
+    return smallest;
+}
+
+static bool has_too_many_runs(const struct table_memory *table, const struct tree_shape *shape)
+{
+    return table->run_count >
+           TABLE_MEMORY_RUN_SPARE + table->value_count * shape->value_size / TABLE_MEMORY_RUN_BYTES;
+}
+
+bool table_memory_merge_smallest(struct table_memory *table, struct run_arena *arena,
+                                 const struct tree_shape *shape)
+{
+    const uint32_t smallest = smallest_neighbours(table);
     if (!run_arena_has_room(arena, neighbours_value_count(table, smallest), shape->value_size, 1)) {
         return false;
     }
     merge_neighbours(table, arena, shape, smallest);
     return true;
-}
-
-/* Whether the newest run and the one before it are due: alike in size (so each value is merged
- * log(n) times at most), and small. A merge needs room for its output beside its inputs, which
- * readers may keep; when the arena is that full, the runs stay as they are. */
-static bool merge_is_due(const struct table_memory *table, const struct run_arena *arena,
-                         const struct tree_shape *shape)
-{
-    if (table->run_count < 2) {
-        return false;
-    }
-    const uint32_t last = table->run_count - 1;
-    const uint64_t value_count = neighbours_value_count(table, last - 1);
-    return table->runs[last - 1]->value_count < 2 * table->runs[last]->value_count &&
-           value_count <= shape->value_count_max / MERGE_FRACTION &&
-           arena->free_run_count > arena->promised_run_count &&
-           arena->free_segment_count >= arena->promised_segment_count +
-                                            run_arena_segments(value_count, shape->value_size, 1);
 }
 
 /* Takes over the reference; the counts are the caller's. */
@@ -97,6 +116,13 @@ static void push(struct table_memory *table, struct run_arena *arena,
     table->run_count += 1;
     while (merge_is_due(table, arena, shape)) {
         merge_neighbours(table, arena, shape, table->run_count - 2);
+    }
+    while (has_too_many_runs(table, shape)) {
+        const uint32_t smallest = smallest_neighbours(table);
+        if (!may_merge(table, arena, shape, smallest)) {
+            return;
+        }
+        merge_neighbours(table, arena, shape, smallest);
     }
 }
 

@@ -2,7 +2,10 @@
  * immutable one is what the bar before left, being written to level 0.
  *
  * Runs merge geometrically while they are small, so that there are few, and stop merging at
- * 1/32 of a table, so that no batch pays for a large one. When they merge depends on what readers
+ * 1/32 of a table, so that no batch pays for a large one. In small tables that is far less than the
+ * segments of a run hold, so there are never more runs than TABLE_MEMORY_RUN_SPARE and one for each
+ * TABLE_MEMORY_RUN_BYTES of values: what runs take beside their values is part of the memory plan
+ * (forest.c). When they merge depends on what readers
  * hold, which is timing; so the counts, which pace bars and size reservations, are of what was
  * added, whatever merged since. Nothing of the run structure reaches the disk: a table that is
  * spilled (spill.h) is written as one sorted run, with the counts beside it. */
@@ -13,7 +16,11 @@
 #include "engine/lsm/run.h"
 #include "engine/lsm/tree_shape.h"
 
-enum { TABLE_MEMORY_RUN_MAX = 120 };
+enum {
+    TABLE_MEMORY_RUN_MAX = 120,
+    TABLE_MEMORY_RUN_SPARE = 12,
+    TABLE_MEMORY_RUN_BYTES = 8 * RUN_SEGMENT_SIZE,
+};
 
 struct table_memory {
     struct run *runs[TABLE_MEMORY_RUN_MAX]; /* each holds one reference of ours */

@@ -6,6 +6,7 @@
 
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -374,6 +375,48 @@ Test(forest_edges, a_batch_waits_for_room_to_merge_runs)
     fixture_settle(&fixture);
     cr_assert(eq(u64, fixture.outcome_count, outcomes + 1));
     cr_assert(eq(u64, fixture_count(&fixture, READ_INDEX_NONE, NULL, 0), key_next));
+    end();
+}
+
+/* Batches that are too large to be merged by the size of a table, and far smaller than what a run
+ * takes of memory at least, in all trees that there may be. */
+Test(forest_edges, small_runs_leave_room_for_the_next_batch)
+{
+    struct geometry geometry = geometry_tiny();
+    geometry.tree_count_max = 8;
+    fixture_init(&fixture, &geometry);
+    fixture_open(&fixture, 0, false);
+    struct groove_spec spec;
+    fixture_spec(&spec, "things");
+    while (spec.index_count + 2 < geometry.tree_count_max) {
+        spec.indexes[spec.index_count] =
+            (struct index_spec){.field_count = 1, .flags = INDEX_FLAG_UNIQUE, .fields = {2}};
+        snprintf(spec.indexes[spec.index_count].name, NAME_SIZE, "by_c_%u", spec.index_count);
+        spec.index_count += 1;
+    }
+    cr_assert(eq(int, fixture_request(&fixture, REQUEST_KIND_GROOVE_CREATE, &spec, sizeof spec),
+                 REQUEST_RESULT_OK));
+    const uint32_t groove_id = fixture.outcome.groove_id;
+    for (uint32_t i = 0; i < 300; i++) {
+        enum { COUNT = 60, TICKS_MAX = 10000 };
+        static uint8_t body[16 * 1024];
+        struct fixture_object objects[COUNT];
+        for (uint32_t j = 0; j < COUNT; j++) {
+            objects[j] = (struct fixture_object){.a = i, .c = i * COUNT + j};
+            fixture_id(objects[j].id, i * COUNT + j);
+        }
+        const uint64_t outcomes = fixture.outcome_count;
+        fixture_submit(&fixture, REQUEST_KIND_WRITE, body,
+                       fixture_body(body, groove_id, EVENT_TYPE_INSERT, objects, COUNT));
+        for (uint32_t tick = 0; fixture.outcome_count == outcomes; tick++) {
+            cr_assert(lt(u32, tick, TICKS_MAX), "batch %u waits for ever", i);
+            (void)forest_tick(fixture.forest);
+        }
+        cr_assert(eq(u32, fixture.outcome.failure_count, 0));
+        /* Of trees that hold bars of other sizes, this is what the plan reckons with. */
+        cr_assert(gt(u64, fixture.forest->arena.free_segment_count,
+                     fixture.forest->arena.segment_count / 8));
+    }
     end();
 }
 

@@ -1,7 +1,7 @@
 /* Opening a data file whose every checksum is right and whose contents are not.
  *
- * A small file is made once: two grooves, some bars, checkpoints, and a journal behind the last of
- * them. An input changes it, 8 bytes a change:
+ * A small file is made once: a groove with a unique index, some bars, checkpoints, and a journal
+ * behind the last of them. An input changes it, 8 bytes a change:
  *
  *   u8 what    modulo 9: a superblock field, a block of type 1..6, a journal entry, a block of type
  * 7 u8 how     modulo 5: xor u8, set u8, set u32, add a signed byte to u64, set u64 to a small one;
@@ -222,6 +222,20 @@ static void objects_write(enum event_type type, uint64_t first, uint32_t count)
     assert(result == REQUEST_RESULT_OK);
 }
 
+/* One index more than a fixture's: no two objects have the same number. */
+static void groove_make(void)
+{
+    struct groove_spec spec;
+    fixture_spec(&spec, "things");
+    spec.indexes[spec.index_count] = (struct index_spec){
+        .name = "by_number", .field_count = 1, .flags = INDEX_FLAG_UNIQUE, .fields = {2}};
+    spec.index_count += 1;
+    const enum request_result result =
+        fixture_request(&fixture, REQUEST_KIND_GROOVE_CREATE, &spec, sizeof spec);
+    assert(result == REQUEST_RESULT_OK);
+    fixture.groove_id = fixture.outcome.groove_id;
+}
+
 static void file_make(void)
 {
     geometry = geometry_tiny();
@@ -229,7 +243,7 @@ static void file_make(void)
     geometry.tree_count_max = 8;
     fixture_init(&fixture, &geometry);
     fixture_open(&fixture, 0, false);
-    fixture_create(&fixture);
+    groove_make();
     for (uint64_t i = 0; i < BATCH_COUNT; i++) {
         objects_write(EVENT_TYPE_INSERT, i * BATCH_OBJECT_COUNT, BATCH_OBJECT_COUNT);
     }

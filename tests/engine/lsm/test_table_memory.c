@@ -138,17 +138,44 @@ Test(table_memory, single_values_make_few_runs)
     table_memory_clear(&table, &arena);
 }
 
-/* Every batch is over the limit of the geometric merges, so only the limit on runs merges. */
-Test(table_memory, limit_on_runs_holds)
+/* Every batch is over the limit of the geometric merges, so only the limits on runs merge. */
+Test(table_memory, limits_on_runs_hold)
+{
+    shape.value_count_max = 31;
+    static const uint64_t chances[] = {5, 1000};
+    static const uint32_t counts[] = {4 * TABLE_MEMORY_RUN_MAX, 20 * TABLE_MEMORY_RUN_MAX};
+    for (uint32_t kind = 0; kind < 2; kind++) {
+        struct model model = {0};
+        struct table_memory table = {0};
+        for (uint32_t i = 0; i < counts[kind]; i++) {
+            table_memory_add(&table, &arena, &shape, make_batch(&model, chances[kind]));
+            const uint64_t limit =
+                TABLE_MEMORY_RUN_SPARE + table.value_count * VALUE_SIZE / TABLE_MEMORY_RUN_BYTES;
+            cr_assert(eq(u64, table.run_count,
+                         i < limit                      ? i + 1
+                         : limit > TABLE_MEMORY_RUN_MAX ? TABLE_MEMORY_RUN_MAX
+                                                        : limit));
+        }
+        cr_assert(eq(int, table.run_count == TABLE_MEMORY_RUN_MAX, kind == 1));
+        check(&table, &model);
+        table_memory_clear(&table, &arena);
+    }
+}
+
+/* What readers or a batch need stays free, whatever there is to merge. */
+Test(table_memory, merges_leave_what_is_promised)
 {
     shape.value_count_max = 31;
     struct model model = {0};
     struct table_memory table = {0};
-    for (uint32_t i = 0; i < 3 * TABLE_MEMORY_RUN_MAX; i++) {
+    arena.promised_segment_count = arena.segment_count;
+    for (uint32_t i = 0; i < 2 * TABLE_MEMORY_RUN_SPARE; i++) {
         table_memory_add(&table, &arena, &shape, make_batch(&model, 5));
-        cr_assert(
-            eq(u32, table.run_count, i < TABLE_MEMORY_RUN_MAX ? i + 1 : TABLE_MEMORY_RUN_MAX));
     }
+    cr_assert(eq(u32, table.run_count, 2 * TABLE_MEMORY_RUN_SPARE));
+    arena.promised_segment_count = 0;
+    table_memory_add(&table, &arena, &shape, make_batch(&model, 5));
+    cr_assert(eq(u32, table.run_count, TABLE_MEMORY_RUN_SPARE));
     check(&table, &model);
     table_memory_clear(&table, &arena);
 }
