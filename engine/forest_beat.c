@@ -63,6 +63,7 @@ static uint64_t beats_due(const struct forest *forest)
 void forest_beats_count(struct forest *forest, uint64_t entry_size, uint64_t idle_beats)
 {
     assert(forest->beats_owed == 0);
+    forest->space.looked = false; /* The batch was accepted on what the last look saw. */
     forest->bar_journal_used += entry_size;
     forest->journal_since_checkpoint += entry_size;
     const uint64_t due = max_u64(beats_due(forest), forest->beat + idle_beats);

@@ -95,6 +95,7 @@ struct forest_space {
     uint64_t step;     /* what may be taken from hand before the next look */
     uint64_t step_low; /* the same behind an entry that says that space is low */
     uint64_t limits;   /* of it, by the next first half that merges only what is at its limit */
+    bool looked;       /* since a batch was last executed */
     bool wanted;       /* a write was refused since idle beats last paid for space */
     bool retry;        /* growth that has failed: with the next write, once in a bar */
 };

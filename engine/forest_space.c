@@ -118,6 +118,9 @@ void forest_space_look(struct forest *forest, bool middle)
     struct forest_space *space = &forest->space;
     const struct free_set *set = &forest->free_set;
     assert(set->reservation_count == 0);
+    /* What was in hand when a batch was accepted covers no more than two half-bars. */
+    assert(!space->looked);
+    space->looked = true;
     space->grown = atomic_load(&forest->grid.block_count);
     space->hand = free_set_count_free_below(set, space->grown);
     /* The last checkpoint's trailers are released, too, but the next one takes as many. */

@@ -39,7 +39,7 @@ enum {
     ENTRY_MAX = 1024 * 1024,
     FILE_COUNT = 2,
     FAILURE_MAX = 10,
-    DAMAGE_MAX = 4, /* sectors of one case */
+    DAMAGE_MAX = 1024, /* sectors of one case: the whole ring */
     COPY_STATES = 4,
 };
 
@@ -59,6 +59,7 @@ enum row {
     ROW_JOURNAL_ENTRY,
     ROW_JOURNAL_LAST,
     ROW_JOURNAL_SEAL,
+    ROW_JOURNAL_GONE,
     ROW_JOURNAL_REST,
     ROW_FREE_SET,
     ROW_STATE,
@@ -78,6 +79,7 @@ static const char *const row_names[ROW_COUNT] = {
     "journal: an entry with others behind it",
     "journal: the last entry, not sealed",
     "journal: the seal",
+    "journal: the whole ring",
     "journal: the rest of the ring",
     "grid: free set",
     "grid: state",
@@ -723,6 +725,9 @@ static void journal_entries(const struct atlas_file *file)
                                                   : MAY_DROP;
                 const struct layout_entry *other =
                     &layout->entries[prng_below(&chance, layout->entry_count)];
+                if (entry + 1 >= newest && other + 1 >= newest) {
+                    other = entry; /* Both gone, the journal seems to end before them. */
+                }
                 if (pattern == PATTERN_SWAP && other != entry) {
                     damage.verdicts = MAY_REFUSE;
                     damage.row = ROW_JOURNAL_ENTRY;
@@ -736,6 +741,34 @@ static void journal_entries(const struct atlas_file *file)
                 arena.used = arena_used;
             }
         }
+    }
+}
+
+/* The ring as it was at format, as it was a lap ago, and as another file's: nothing in it can be
+ * told from the end of a journal but by what the checkpoint needs of it. */
+static void journal_gone(const struct atlas_file *file)
+{
+    static const char *const names[] = {"zeroed", "an older write", "garbage"};
+    const struct layout *layout = &file->layout;
+    must(layout->journal_sector_count <= DAMAGE_MAX, "the ring is larger than a case");
+    for (uint32_t kind = 0; kind < array_count(names); kind++) {
+        const uint64_t arena_used = arena.used;
+        begin_case();
+        struct damage damage = {.row = ROW_JOURNAL_GONE,
+                                .pattern = names[kind],
+                                .place = layout->journal_sector,
+                                .verdicts = MAY_REFUSE};
+        for (uint64_t i = 0; i < layout->journal_sector_count; i++) {
+            const uint64_t sector = layout->journal_sector + i;
+            struct changed changed = {0};
+            if (kind == 1) {
+                memcpy(changed.bytes, sector_bytes(&file->older[sector]), SECTOR_SIZE);
+            } else if (kind == 2) {
+                prng_fill(&chance, changed.bytes, SECTOR_SIZE);
+            }
+            add_change(&damage, sector, &changed);
+        }
+        end_case(file, &damage, arena_used);
     }
 }
 
@@ -869,6 +902,7 @@ static bool run_process(uint32_t number)
         superblock_copies(&files[i]);
         superblock_slots(&files[i]);
         journal_entries(&files[i]);
+        journal_gone(&files[i]);
         blocks(&files[i]);
         unused(&files[i]);
     }
