@@ -8,7 +8,8 @@
 #include "engine/forest_internal.h"
 #include "pool/base.h"
 
-enum { PAD_SIZE = 896, INDEX_BY_A = 0, INDEX_BY_BC, INDEX_BY_NOTE };
+enum { PAD_SIZE = 896, INDEX_BY_A = 0, INDEX_BY_BC, INDEX_BY_NOTE, INDEX_BY_CODE };
+enum { GROOVE_PADDED = 0, GROOVE_CODED = 1 };
 
 enum { NOTE_SIZE = 16 };
 
@@ -104,6 +105,20 @@ void model_groove_set(struct model *model, uint32_t groove, uint64_t commit, boo
     entry->exists = exists;
 }
 
+/* Whether another object has this code. */
+static bool code_is_taken(const struct model *model, uint32_t groove, uint32_t own, uint32_t code,
+                          uint64_t commit)
+{
+    for (uint32_t number = 0; number < MODEL_OBJECT_MAX; number++) {
+        const struct model_entry *entry =
+            number == own ? NULL : model_object(model, groove, number, commit);
+        if (entry != NULL && entry->fields.code == code) {
+            return true;
+        }
+    }
+    return false;
+}
+
 enum event_result model_event(struct model *model, uint32_t groove, uint32_t number,
                               enum event_type type, const struct model_fields *fields,
                               uint64_t commit, uint32_t event)
@@ -114,6 +129,10 @@ enum event_result model_event(struct model *model, uint32_t groove, uint32_t num
     }
     if ((type == EVENT_TYPE_UPDATE || type == EVENT_TYPE_REMOVE) && old == NULL) {
         return EVENT_RESULT_NOT_FOUND;
+    }
+    if (groove == GROOVE_CODED && type != EVENT_TYPE_REMOVE &&
+        code_is_taken(model, groove, number, fields->code, commit)) {
+        return EVENT_RESULT_UNIQUE;
     }
     struct model_entry *entry = add(model, &model->heads[groove][number]);
     entry->commit = commit;
@@ -155,19 +174,29 @@ void model_spec(struct groove_spec *spec, uint32_t groove)
     static const char *const names[MODEL_GROOVE_MAX] = {"logs", "things", "brief"};
     assert(groove < MODEL_GROOVE_MAX);
     fixture_spec(spec, names[groove]);
-    if (groove == 0) {
-        struct field_spec *pad = &spec->fields[spec->field_count];
-        strncpy(pad->name, "pad", NAME_SIZE - 1);
-        pad->type = FIELD_TYPE_BYTES;
-        pad->size = PAD_SIZE;
+    struct field_spec *field = &spec->fields[spec->field_count];
+    if (groove == GROOVE_PADDED) {
+        *field = (struct field_spec){.name = "pad", .type = FIELD_TYPE_BYTES, .size = PAD_SIZE};
         spec->field_count += 1;
+    } else if (groove == GROOVE_CODED) {
+        *field = (struct field_spec){.name = "code", .type = FIELD_TYPE_U64, .size = 8};
+        spec->indexes[spec->index_count] = (struct index_spec){
+            .name = "by_code",
+            .field_count = 1,
+            .flags = INDEX_FLAG_UNIQUE,
+            .fields = {(uint8_t)spec->field_count},
+        };
+        spec->field_count += 1;
+        spec->index_count += 1;
     }
 }
 
 uint32_t model_object_size(uint32_t groove)
 {
     static_assert(FIXTURE_OBJECT_SIZE + PAD_SIZE == MODEL_OBJECT_SIZE_MAX, "as the spec has it");
-    return groove == 0 ? MODEL_OBJECT_SIZE_MAX : FIXTURE_OBJECT_SIZE;
+    return groove == GROOVE_PADDED  ? MODEL_OBJECT_SIZE_MAX
+           : groove == GROOVE_CODED ? FIXTURE_OBJECT_SIZE + sizeof(uint64_t)
+                                    : FIXTURE_OBJECT_SIZE;
 }
 
 void model_id(uint8_t id[16], uint32_t groove, uint32_t number)
@@ -188,6 +217,11 @@ void model_image(uint8_t *image, uint32_t groove, uint32_t number,
     model_id(object.id, groove, number);
     memcpy(object.note, notes[fields->note], NOTE_SIZE);
     memcpy(image, &object, sizeof object);
+    if (groove == GROOVE_CODED) {
+        const uint64_t code = fields->code;
+        memcpy(image + sizeof object, &code, sizeof code);
+        return;
+    }
     uint64_t word = fields->salt;
     for (uint32_t offset = sizeof object; offset < model_object_size(groove); offset += 8) {
         word = word * UINT64_C(6364136223846793005) + 1442695040888963407u;
@@ -202,6 +236,7 @@ void model_fields_random(struct model_fields *fields, struct prng *prng)
         .b = (uint32_t)prng_below(prng, MODEL_B_COUNT),
         .c = (uint32_t)prng_below(prng, MODEL_C_COUNT),
         .note = (uint32_t)prng_below(prng, MODEL_NOTE_COUNT),
+        .code = (uint32_t)prng_below(prng, MODEL_CODE_COUNT),
         .salt = prng_next(prng),
     };
 }
@@ -329,8 +364,10 @@ static bool matches(const struct model_fields *fields, uint32_t index, uint32_t 
         return fields->a == value;
     case INDEX_BY_BC:
         return fields->b * MODEL_C_COUNT + fields->c == value;
-    default:
+    case INDEX_BY_NOTE:
         return fields->note == value;
+    default:
+        return fields->code == value;
     }
 }
 
@@ -373,6 +410,31 @@ static bool compare_value(struct look *look, uint32_t index, uint32_t value, con
     return same;
 }
 
+static bool compare_code(struct look *look, uint32_t code)
+{
+    const uint64_t input = code;
+    return compare_value(look, INDEX_BY_CODE, code, &input, sizeof input);
+}
+
+/* The codes of as many objects as are looked up, and some that no object may have. */
+static bool compare_codes(struct look *look)
+{
+    enum { OTHERS_STEP = 64 };
+    const uint32_t stride = look->check->lookup_stride;
+    for (uint32_t i = 0; i < look->present_count; i += stride) {
+        if (!compare_code(look, look->present[i].entry->fields.code)) {
+            return false;
+        }
+    }
+    for (uint32_t code = (uint32_t)prng_below(look->check->prng, OTHERS_STEP);
+         code < MODEL_CODE_COUNT; code += OTHERS_STEP) {
+        if (!compare_code(look, code)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static bool compare_indexes(struct look *look)
 {
     for (uint32_t a = 0; a < MODEL_A_COUNT; a++) {
@@ -391,6 +453,9 @@ static bool compare_indexes(struct look *look)
         if (!compare_value(look, INDEX_BY_NOTE, note, notes[note], NOTE_SIZE)) {
             return false;
         }
+    }
+    if (look->groove == GROOVE_CODED && !compare_codes(look)) {
+        return false;
     }
     struct read_request *request = read_one(look, READ_KIND_COUNT, READ_INDEX_NONE, NULL, 0);
     if (request == NULL) {

@@ -21,12 +21,14 @@ enum {
     MODEL_B_COUNT = 3,
     MODEL_C_COUNT = 2,
     MODEL_NOTE_COUNT = 5, /* the first is empty: not in the sparse index */
+    MODEL_CODE_COUNT = 1024,
     MODEL_OBJECT_SIZE_MAX = 960,
 };
 
 /* What an object's bytes are made of. */
 struct model_fields {
     uint32_t a, b, c, note;
+    uint32_t code; /* in the second groove, where no two objects have the same */
     uint64_t salt; /* of what no index sees */
 };
 
@@ -76,7 +78,8 @@ void model_undo(struct model *model, uint32_t first);
 /* Entries from `first` on get the times that the outcome of their commit tells. */
 void model_times(struct model *model, uint32_t first, uint64_t commit, uint64_t timestamp);
 
-/* Names and layouts: the first groove has objects of 960 bytes, the others of 64. */
+/* Names and layouts: the first groove has objects of 960 bytes, the second of 72, with a unique
+ * index, the third of 64. */
 void model_spec(struct groove_spec *spec, uint32_t groove);
 uint32_t model_object_size(uint32_t groove);
 void model_id(uint8_t id[16], uint32_t groove, uint32_t number);
