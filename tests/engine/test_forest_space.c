@@ -338,6 +338,69 @@ Test(forest_space, growth_may_fail_at_any_call)
     }
 }
 
+static const struct io_ops *real_ops;
+static uint64_t growths, growth_that_fails; /* writes past the end of the file */
+static bool growths_fail_on;                /* and all that come after it */
+
+static enum status growing_write(struct io *io, uint64_t offset, const void *buffer, size_t size)
+{
+    if (offset + size > fixture.sim.size) {
+        growths += 1;
+        if (growths == growth_that_fails || (growths_fail_on && growths > growth_that_fails)) {
+            return STATUS_NO_SPACE;
+        }
+    }
+    return real_ops->write(io, offset, buffer, size);
+}
+
+/* Chunks of four writes, so that each of the four is met. Teams have no threads here. */
+Test(forest_space, each_write_past_the_end_may_find_no_space)
+{
+    enum { CHUNK_BLOCKS = 512, CHUNKS = 3, RETRIES_MAX = 400 };
+    struct geometry geometry = geometry_tiny();
+    geometry.chunk_block_count = CHUNK_BLOCKS;
+    uint32_t full_total = 0;
+    for (growth_that_fails = 1;; growth_that_fails++) {
+        fixture_init(&fixture, &geometry);
+        real_ops = fixture.sim.io.ops;
+        struct io_ops ops = *real_ops;
+        ops.write = growing_write;
+        fixture.sim.io.ops = &ops;
+        growths = 0;
+        growths_fail_on = growth_that_fails % 2 == 0;
+        memset(exists, 0, sizeof exists);
+        exists_count = 0;
+        fixture_open(&fixture, 0, false);
+        fixture_create(&fixture);
+        uint32_t full = 0;
+        for (uint64_t next = 1;
+             atomic_load(&fixture.forest->grid.block_count) < (uint64_t)CHUNKS * CHUNK_BLOCKS;) {
+            uint64_t keys[BATCH];
+            for (uint32_t i = 0; i < BATCH; i++) {
+                keys[i] = next + i;
+            }
+            const enum request_result result = write_keys(EVENT_TYPE_INSERT, keys, BATCH);
+            cr_assert(result == REQUEST_RESULT_OK || result == REQUEST_RESULT_FULL);
+            next += result == REQUEST_RESULT_OK ? BATCH : 0;
+            full += result == REQUEST_RESULT_FULL;
+            cr_assert(lt(u32, full, RETRIES_MAX));
+            fixture_tick(&fixture); /* A refused one makes the forest look again. */
+            if (full == 3) {
+                check_content();
+                growths_fail_on = false; /* Somebody made room. */
+            }
+        }
+        full_total += full;
+        check_content();
+        end();
+        if (growths < growth_that_fails) {
+            break;
+        }
+    }
+    cr_assert(ge(u64, growth_that_fails, 8));
+    cr_assert(gt(u32, full_total, 0));
+}
+
 /* Bytes of the superblock's copies. */
 enum { SUPERBLOCK_SIZE = SUPERBLOCK_COPY_COUNT * SECTOR_SIZE };
 
