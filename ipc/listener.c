@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "ipc/listener_internal.h"
+#include "ipc/peers.h"
 #include "ipc/socket_path.h"
 #include "pool/clock.h"
 
@@ -17,6 +18,7 @@ enum {
     RECEIVE_TIMEOUT_MS_DEFAULT = 10 * 1000,
     TIMEOUT_MS_MAX = 10 * 60 * 1000,
     MESSAGE_SIZE_MAX_LIMIT = 1 << 30,
+    COUNT_PER_MS = 8, /* small requests that are done in a millisecond at least */
 };
 
 /* ---- Start and stop ----------------------------------------------------------------------------
@@ -44,7 +46,14 @@ uint64_t listener_memory_size(const struct listener_options *options)
     const struct listener_options whole = with_defaults(options);
     return whole.kind == LISTENER_NATIVE
                ? listener_native_memory_size(&whole)
-               : 2 * (uint64_t)whole.message_size_max * whole.exchange_count;
+               : 2 * (uint64_t)whole.message_size_max * listener_exchange_count(&whole);
+}
+
+uint32_t listener_exchange_count(const struct listener_options *options)
+{
+    const struct listener_options whole = with_defaults(options);
+    return whole.kind == LISTENER_NATIVE ? whole.exchange_count
+                                         : peers_total_for(whole.exchange_count);
 }
 
 enum status listener_start(const struct listener_options *options, listener_handler *handler,
@@ -138,7 +147,17 @@ void listener_give_back(struct listener *listener)
     }
 }
 
-void listener_serve(struct exchange *exchange, bool *given)
+/* As many as he may have in hand are there, so it takes about as long as they do. */
+static void reply_over_share(struct exchange *exchange)
+{
+    static const char text[] = "this connection has as many requests in hand as it may";
+    struct reply_header header =
+        protocol_reply_header(&exchange->header, RESULT_BUSY, (uint32_t)strlen(text));
+    header.retry_after_ms = 1 + exchange->listener->options.exchange_count / COUNT_PER_MS;
+    exchange_reply(exchange, &header, sizeof header, text, header.body_size);
+}
+
+void listener_serve(struct exchange *exchange, bool may_have, bool *given)
 {
     struct listener *listener = exchange->listener;
     *given = false;
@@ -147,6 +166,11 @@ void listener_serve(struct exchange *exchange, bool *given)
                                 listener->options.message_size_max, &exchange->header, &result)) {
         listener_count(&listener->bad_messages_total);
         exchange_reply_result(exchange, result, NULL);
+        return;
+    }
+    if (!may_have) {
+        listener_count(&listener->over_share_total);
+        reply_over_share(exchange);
         return;
     }
     atomic_fetch_add(&listener->given_count, 1);
@@ -218,6 +242,7 @@ void listener_stats_read(struct listener *listener, struct listener_stats *stats
         .connections_refused = atomic_load(&listener->connections_refused),
         .requests_total = atomic_load(&listener->requests_total),
         .bad_messages_total = atomic_load(&listener->bad_messages_total),
+        .over_share_total = atomic_load(&listener->over_share_total),
         .send_timeouts_total = atomic_load(&listener->send_timeouts_total),
         .receive_timeouts_total = atomic_load(&listener->receive_timeouts_total),
         .bad_frames_total = atomic_load(&listener->bad_frames_total),

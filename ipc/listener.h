@@ -5,8 +5,9 @@
  *                ▲                                                               │
  *                └──────────── receives again once the reply has left ◄──────────┘
  *
- * There are `exchange_count` exchanges, made at start: they bound the requests in the daemon, and a
- * client whose request finds none free waits in its own socket. A message is checked
+ * Exchanges are made at start: they bound the requests in the daemon. Users, and the connections of
+ * a user, share them (peers.h); a request beyond its share waits in its socket (native), or is
+ * answered BUSY (nng, which asks nobody before it gives one). A message is checked
  * (protocol_request_check) before the handler sees it; a malformed one is answered here. Replies
  * leave asynchronously: a peer that does not read its reply within send_timeout_ms loses its
  * connection, and nobody else waits for it. No transport's type is named here: listener_nng.c and
@@ -37,8 +38,10 @@ struct listener_options {
     const char *socket_path;       /* absolute or relative; its directory must exist */
     uint32_t socket_mode;          /* permission bits; 0: 0600 */
     uint32_t message_size_max;     /* bytes of a request or a reply, header included */
-    uint32_t exchange_count;       /* 0: 64 */
-    uint32_t connection_count_max; /* 0: 256; more are closed as they come */
+    uint32_t exchange_count;       /* 0: 64. What a user alone may have in hand with nng, and a
+                                      connection three quarters of with the native one */
+    uint32_t connection_count_max; /* 0: 256, of one user; of all a third more. Others are closed
+                                      as they come */
     uint32_t send_timeout_ms;      /* 0: 500 */
     uint32_t receive_timeout_ms;   /* 0: 10000; for a greeting, and for a message that is too long
                                       for the receive buffer. nng has its own for the former */
@@ -87,6 +90,10 @@ MUST_CHECK enum status listener_start(const struct listener_options *options,
  * message. */
 uint64_t listener_memory_size(const struct listener_options *options);
 
+/* Requests that the server may be given at once by a listener with these options: a third more than
+ * exchange_count with nng. */
+uint32_t listener_exchange_count(const struct listener_options *options);
+
 /* Any thread, more than once. From now on requests are answered SHUTTING_DOWN without the handler;
  * those it already has go on. */
 void listener_stop_accepting(struct listener *listener);
@@ -122,9 +129,10 @@ void exchange_drop(struct exchange *exchange);
 struct listener_stats {
     uint64_t connections; /* now */
     uint64_t connections_total;
-    uint64_t connections_refused;    /* over connection_count_max */
+    uint64_t connections_refused;    /* over a user's share of them */
     uint64_t requests_total;         /* given to the handler */
     uint64_t bad_messages_total;     /* answered here because malformed */
+    uint64_t over_share_total;       /* answered here with BUSY; 0 with the native one */
     uint64_t send_timeouts_total;    /* connections closed because their peer did not read */
     uint64_t receive_timeouts_total; /* ... did not send what it had begun */
     uint64_t bad_frames_total;       /* ... does not speak SP, or sent too much; 0 with nng */

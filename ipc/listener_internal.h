@@ -35,6 +35,7 @@ struct listener {
     _Atomic uint64_t connections_refused;
     _Atomic uint64_t requests_total;
     _Atomic uint64_t bad_messages_total;
+    _Atomic uint64_t over_share_total;
     _Atomic uint64_t send_timeouts_total;
     _Atomic uint64_t receive_timeouts_total;
     _Atomic uint64_t bad_frames_total;
@@ -58,10 +59,11 @@ void listener_init(struct listener *listener, const struct listener_ops *ops,
 /* Requires: every reply has left. */
 void listener_deinit(struct listener *listener);
 
-/* A message has come: checks it, answers what is wrong, or gives it to the handler. Of `exchange`
- * all but the header is set. *given tells, before anybody else has the exchange, whether it was
- * counted: listener_give_back is then due once its reply has left, or never will. */
-void listener_serve(struct exchange *exchange, bool *given);
+/* A message has come: checks it, answers what is wrong, or gives it to the handler; BUSY if its
+ * sender has as many in hand as he may. Of `exchange` all but the header is set. *given tells,
+ * before anybody else has the exchange, whether it was counted: listener_give_back is then due once
+ * its reply has left, or never will. */
+void listener_serve(struct exchange *exchange, bool may_have, bool *given);
 void listener_give_back(struct listener *listener);
 
 /* Counters are only ever looked at: no order is needed. */

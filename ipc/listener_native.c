@@ -25,10 +25,9 @@
  *
  * Fairness. A connection that has something to do stands in the ready list; its turn is one recv
  * and a few requests, then it goes to the end. One that lacks a slot stands in the waiting list and
- * is served first, oldest first, when slots come back. A connection may take another slot only
- * while it holds less than SHARE times what would stay free: one alone gets three quarters of them,
- * two a bit more than two fifths each, and a newcomer always finds one, until there are more greedy
- * peers than slots.
+ * is served first, oldest first, when slots come back. What part of the slots a connection may
+ * have, and what part is kept for users who have none, is decided by peers.h; who may not take one
+ * waits in its socket.
  *
  * Whoever answers sends, because waking the loop first costs a synchronous client more than all
  * else here. On a connection with many requests under way replies are left to the loop, which
@@ -53,6 +52,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "ipc/peers.h"
 #include "ipc/socket_path.h"
 #include "ipc/sp.h"
 #include "pool/base.h"
@@ -67,8 +67,7 @@ enum {
     EVENT_COUNT = 64,        /* events taken from epoll at once */
     GATHER_SLOT_COUNT = 64,  /* replies of one sendmsg */
     DIRECT_HELD_MAX = 4,     /* a connection that holds more has its replies gathered */
-    SHARE = 3,
-    CHECK_MS_MAX = 100, /* timeouts are looked at so often, or four times in the shortest */
+    CHECK_MS_MAX = 100,      /* timeouts are looked at so often, or four times in the shortest */
     SEND_FLAGS = MSG_NOSIGNAL | MSG_DONTWAIT,
 };
 
@@ -122,6 +121,7 @@ struct connection {
     uint64_t deadline_ns;          /* of the greeting or of that message; 0: none */
     struct connection *taken_next; /* of the notices that it looks at */
     uint32_t peer_uid, peer_id;
+    struct peer_user *user; /* in listener.peers, as long as this is in use */
 
     /* Guarded by listener.mutex; who answers may look at `held`, as a hint. */
     _Atomic uint32_t held; /* slots */
@@ -154,6 +154,7 @@ struct listener_native {
     uint32_t connection_slots;
 
     struct mutex mutex; /* LOCK_RANK_LISTENER; guards from here ... */
+    struct peers peers;
     struct slot *free;
     struct connection *notices; /* connections that the loop must look at */
     uint64_t returned_count;    /* slots that came back so far */
@@ -267,7 +268,9 @@ static void slots_return(struct listener_native *listener, struct slot *first)
         first = slot->next;
         assert(connection->held > 0);
         assert(listener->free_count < listener->slot_count);
+        assert(connection->user->held >= connection->held);
         connection->held -= 1;
+        connection->user->held -= 1;
         if (connection->gone && connection->held == 0) {
             notice_locked(listener, connection);
         }
@@ -302,11 +305,13 @@ static struct slot *slot_acquire(struct listener_native *listener, struct connec
     mutex_lock(&listener->mutex);
     if (listener->free_count == 0) {
         listener->starving = true;
-    } else if (connection->held == 0 || connection->held < SHARE * (listener->free_count - 1)) {
+    } else if (peers_may_hold(&listener->peers, connection->user, connection->held,
+                              listener->free_count)) {
         slot = listener->free;
         listener->free = slot->next;
         listener->free_count -= 1;
         connection->held += 1;
+        connection->user->held += 1;
     }
     mutex_unlock(&listener->mutex);
     if (slot != NULL) {
@@ -532,15 +537,17 @@ static void connection_close(struct listener_native *listener, struct connection
     }
     mutex_lock(&listener->mutex);
     connection->gone = true;
+    peers_disconnect(&listener->peers, connection->user);
     mutex_unlock(&listener->mutex);
     slots_return(listener, returning);
     atomic_fetch_sub(&listener->base.connections, 1);
     connection_recycle(listener, connection);
 }
 
+/* All the places for connections are taken: whoever comes is refused. */
 static bool is_full(const struct listener_native *listener)
 {
-    return atomic_load(&listener->base.connections) >= listener->base.options.connection_count_max;
+    return atomic_load(&listener->base.connections) >= listener->peers.connection_total;
 }
 
 /* Whether somebody can be accepted, or refused. Between two turns of the loop all places may be
@@ -551,29 +558,52 @@ static bool may_accept(const struct listener_native *listener)
            (listener->unused != NULL || is_full(listener));
 }
 
+/* Whose it is; his place among the connections, or NULL: he has his share. */
+static struct peer_user *user_enter(struct listener_native *listener, uint32_t uid)
+{
+    mutex_lock(&listener->mutex);
+    struct peer_user *user = peers_connect(&listener->peers, uid);
+    mutex_unlock(&listener->mutex);
+    return user;
+}
+
+/* Greets, and has epoll tell of what comes. A new socket has room for the greeting; a peer that is
+ * gone already takes none. */
+static bool socket_begin(struct listener_native *listener, int fd, struct connection *connection)
+{
+    struct epoll_event event = {.events = EPOLLIN | EPOLLRDHUP | EPOLLET, .data.ptr = connection};
+    if (send(fd, sp_greeting_reply, SP_GREETING_SIZE, SEND_FLAGS) != SP_GREETING_SIZE) {
+        return false;
+    }
+    if (epoll_ctl(listener->epoll_fd, EPOLL_CTL_ADD, fd, &event) != 0) {
+        listener_count(&listener->base.accept_errors_total);
+        return false;
+    }
+    return true;
+}
+
 static void connection_open(struct listener_native *listener, int fd)
 {
     struct listener *base = &listener->base;
     listener_count(&base->connections_total);
     struct ucred peer;
     socklen_t peer_size = sizeof peer;
-    if (is_full(listener)) {
-        listener_count(&base->connections_refused);
-        close(fd);
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &peer_size) != 0) {
+        close(fd); /* Nobody to serve for. */
         return;
     }
-    /* A new socket has room for the greeting; a peer that is gone already has no uid to serve for.
-     */
-    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &peer_size) != 0 ||
-        send(fd, sp_greeting_reply, SP_GREETING_SIZE, SEND_FLAGS) != SP_GREETING_SIZE) {
+    struct peer_user *user = user_enter(listener, peer.uid);
+    if (user == NULL) {
+        listener_count(&base->connections_refused);
         close(fd);
         return;
     }
     struct connection *connection = listener->unused;
     assert(connection != NULL); /* may_accept */
-    struct epoll_event event = {.events = EPOLLIN | EPOLLRDHUP | EPOLLET, .data.ptr = connection};
-    if (epoll_ctl(listener->epoll_fd, EPOLL_CTL_ADD, fd, &event) != 0) {
-        listener_count(&base->accept_errors_total);
+    if (!socket_begin(listener, fd, connection)) {
+        mutex_lock(&listener->mutex);
+        peers_disconnect(&listener->peers, user);
+        mutex_unlock(&listener->mutex);
         close(fd);
         return;
     }
@@ -587,6 +617,7 @@ static void connection_open(struct listener_native *listener, int fd)
     connection->hung_up = false;
     connection->start = 0;
     connection->end = 0;
+    connection->user = user;
     connection->peer_uid = peer.uid;
     connection->peer_id = listener->peer_id_next++;
     mutex_lock(&connection->mutex);
@@ -668,7 +699,7 @@ static bool request_give(struct listener_native *listener, struct slot *slot, ui
         .listener = &listener->base,
     };
     atomic_store(&slot->state, SLOT_SERVED);
-    listener_serve(&slot->exchange, &slot->given);
+    listener_serve(&slot->exchange, true, &slot->given);
     return true;
 }
 
@@ -1066,6 +1097,7 @@ static void native_close(struct listener_native *listener)
     }
     mutex_deinit(&listener->mutex);
     listener_deinit(&listener->base);
+    peers_deinit(&listener->peers);
     memory_release(listener->inputs, (size_t)listener->connection_slots * INPUT_SIZE);
     memory_release(listener->connections,
                    listener->connection_slots * sizeof *listener->connections);
@@ -1097,8 +1129,14 @@ static enum status memory_take(struct listener_native *listener)
 {
     const struct listener_options *options = &listener->base.options;
     const uint64_t slot_size = slot_messages_size(options->message_size_max);
+    const enum status status =
+        peers_init(&listener->peers, options->connection_count_max, options->exchange_count);
+    if (status != STATUS_OK) {
+        return status;
+    }
     listener->slot_count = options->exchange_count;
-    listener->connection_slots = options->connection_count_max + options->exchange_count;
+    listener->connection_slots =
+        peers_total_for(options->connection_count_max) + options->exchange_count;
     listener->messages_size = slot_size * listener->slot_count;
     listener->slots = memory_acquire(listener->slot_count * sizeof *listener->slots);
     listener->messages = memory_acquire(listener->messages_size);
@@ -1200,8 +1238,10 @@ enum status listener_native_start(const struct listener_options *options, listen
 
 uint64_t listener_native_memory_size(const struct listener_options *options)
 {
-    const uint64_t connection_slots = options->connection_count_max + options->exchange_count;
-    return options->exchange_count *
+    const uint64_t connection_slots =
+        peers_total_for(options->connection_count_max) + (uint64_t)options->exchange_count;
+    return peers_memory_size(options->connection_count_max, options->exchange_count) +
+           options->exchange_count *
                (slot_messages_size(options->message_size_max) + sizeof(struct slot)) +
            connection_slots * (INPUT_SIZE + sizeof(struct connection)) +
            sizeof(struct listener_native);

@@ -12,6 +12,12 @@
  * is set before the call that hands a slot over, because the answer may come at once on another
  * thread.
  *
+ * nng gives a request to whichever context is free, and asks nobody. So there are a third more
+ * slots than requests were asked for, and what a connection or a user may not have by the rules of
+ * peers.h is answered BUSY at once: a free context is always there for others, and nng is never the
+ * queue. Connections are refused in the same way, in ADD_PRE, where the peer's uid is known
+ * already.
+ *
  * Rules that nng 1.5.2 imposes, beside those repaired in nng_repairs.c:
  * - A context receives again only after its send has ended (nng issue 1702).
  * - Every operation is stopped before contexts and the socket are closed; a callback that re-arms
@@ -36,11 +42,13 @@
 #include <nng/transport/ipc/ipc.h>
 
 #include "ipc/nng_repairs.h"
+#include "ipc/peers.h"
 #include "ipc/socket_path.h"
 #include "ipc/sp.h"
 #include "pool/base.h"
 #include "pool/clock.h"
 #include "pool/memory.h"
+#include "pool/mutex.h"
 
 enum slot_state {
     SLOT_IDLE,
@@ -60,6 +68,15 @@ struct slot {
     uint32_t reply_size; /* bytes of the reply buffer */
     bool given;          /* counted in given_count */
     _Atomic enum slot_state state;
+    struct peer_user *holder; /* counted in its `held`; NULL: in nobody's. From here on: guarded by
+                                 listener_nng.mutex */
+    int held_pipe;            /* its id */
+};
+
+/* A connection that was let in. */
+struct pipe {
+    int id; /* > 0 */
+    struct peer_user *user;
 };
 
 struct listener_nng {
@@ -70,6 +87,12 @@ struct listener_nng {
     struct slot *slots; /* [slot_count], owned */
     uint32_t slot_count;
     uint32_t slots_open; /* of them, with a context and an aio */
+
+    struct mutex mutex; /* LOCK_RANK_LISTENER; nng is never called under it. Guards from here on. */
+    struct peers peers;
+    struct pipe *pipes; /* [peers.connection_total] of which pipe_count are used, owned */
+    uint32_t pipe_count;
+    uint32_t held_count; /* slots with a holder */
 };
 
 static struct listener_nng *listener_nng_of(struct listener *listener)
@@ -98,9 +121,52 @@ static void slot_receive(struct slot *slot)
     nng_ctx_recv(slot->context, slot->aio);
 }
 
+/* Whether the connection may have this request in hand beside those it has. */
+static bool slot_hold(struct slot *slot, uint32_t uid)
+{
+    struct listener_nng *listener = listener_nng_of(slot->exchange.listener);
+    const int pipe = nng_pipe_id(slot->pipe);
+    assert(slot->holder == NULL);
+    mutex_lock(&listener->mutex);
+    struct peer_user *user = peers_find(&listener->peers, uid);
+    uint32_t held = 0;
+    for (uint32_t i = 0; i < listener->slot_count; i++) {
+        held += listener->slots[i].holder != NULL && listener->slots[i].held_pipe == pipe;
+    }
+    /* One of them may have been answered, and not be back from its sending: who asks one thing at a
+     * time must not be told that he asks too much. No user: he has just hung up, and nobody will
+     * read the answer. */
+    const uint32_t in_hand = held > 0 ? held - 1 : 0;
+    const bool may = user != NULL && peers_may_hold(&listener->peers, user, in_hand,
+                                                    listener->slot_count - listener->held_count);
+    if (may) {
+        slot->holder = user;
+        slot->held_pipe = pipe;
+        user->held += 1;
+        listener->held_count += 1;
+    }
+    mutex_unlock(&listener->mutex);
+    return may;
+}
+
+static void slot_let_go(struct slot *slot)
+{
+    struct listener_nng *listener = listener_nng_of(slot->exchange.listener);
+    mutex_lock(&listener->mutex);
+    if (slot->holder != NULL) {
+        assert(slot->holder->held > 0);
+        assert(listener->held_count > 0);
+        slot->holder->held -= 1;
+        slot->holder = NULL;
+        listener->held_count -= 1;
+    }
+    mutex_unlock(&listener->mutex);
+}
+
 /* The request has been answered, or never will be. */
 static void slot_return(struct slot *slot)
 {
+    slot_let_go(slot);
     if (slot->given) {
         slot->given = false;
         listener_give_back(slot->exchange.listener);
@@ -155,7 +221,7 @@ static void slot_received(struct slot *slot)
     };
     assert(slot->exchange.request_size <= listener->options.message_size_max);
     atomic_store(&slot->state, SLOT_SERVED);
-    listener_serve(&slot->exchange, &slot->given);
+    listener_serve(&slot->exchange, slot_hold(slot, (uint32_t)peer_uid), &slot->given);
 }
 
 static void slot_sent(struct slot *slot)
@@ -254,23 +320,52 @@ static void pipe_added(nng_pipe pipe, nng_pipe_ev event, void *context)
 {
     assert(event == NNG_PIPE_EV_ADD_PRE);
     (void)event;
-    struct listener *listener = context;
-    listener_count(&listener->connections_total);
-    const uint64_t others = atomic_fetch_add(&listener->connections, 1);
-    if (others >= listener->options.connection_count_max) {
-        listener_count(&listener->connections_refused);
-        nng_pipe_close(pipe);
+    struct listener_nng *listener = context;
+    listener_count(&listener->base.connections_total);
+    uint64_t uid;
+    if (nng_pipe_get_uint64(pipe, NNG_OPT_IPC_PEER_UID, &uid) != 0) {
+        nng_pipe_close(pipe); /* Gone already: nobody to serve for. */
+        return;
     }
+    mutex_lock(&listener->mutex);
+    struct peer_user *user = peers_connect(&listener->peers, (uint32_t)uid);
+    if (user != NULL) {
+        assert(listener->pipe_count < listener->peers.connection_total);
+        listener->pipes[listener->pipe_count] =
+            (struct pipe){.id = nng_pipe_id(pipe), .user = user};
+        listener->pipe_count += 1;
+    }
+    mutex_unlock(&listener->mutex);
+    if (user == NULL) {
+        listener_count(&listener->base.connections_refused);
+        nng_pipe_close(pipe);
+        return;
+    }
+    atomic_fetch_add(&listener->base.connections, 1);
 }
 
 static void pipe_removed(nng_pipe pipe, nng_pipe_ev event, void *context)
 {
     assert(event == NNG_PIPE_EV_REM_POST);
-    (void)pipe;
     (void)event;
-    struct listener *listener = context;
-    const uint64_t before = atomic_fetch_sub(&listener->connections, 1);
-    assert(before > 0);
+    struct listener_nng *listener = context;
+    const int id = nng_pipe_id(pipe);
+    uint32_t i = 0;
+    mutex_lock(&listener->mutex);
+    while (i < listener->pipe_count && listener->pipes[i].id != id) {
+        i += 1;
+    }
+    const bool was_in = i < listener->pipe_count;
+    if (was_in) {
+        peers_disconnect(&listener->peers, listener->pipes[i].user);
+        listener->pipe_count -= 1;
+        listener->pipes[i] = listener->pipes[listener->pipe_count];
+    }
+    mutex_unlock(&listener->mutex);
+    if (was_in) {
+        const uint64_t before = atomic_fetch_sub(&listener->base.connections, 1);
+        assert(before > 0);
+    }
 }
 
 static enum status status_of_nng(int error, const char **reason)
@@ -322,11 +417,11 @@ static int socket_open(struct listener_nng *listener)
     }
     listener->socket_open = true;
 
-    error = nng_pipe_notify(listener->socket, NNG_PIPE_EV_ADD_PRE, pipe_added, &listener->base);
+    error = nng_pipe_notify(listener->socket, NNG_PIPE_EV_ADD_PRE, pipe_added, listener);
     if (error != 0) {
         return error;
     }
-    error = nng_pipe_notify(listener->socket, NNG_PIPE_EV_REM_POST, pipe_removed, &listener->base);
+    error = nng_pipe_notify(listener->socket, NNG_PIPE_EV_REM_POST, pipe_removed, listener);
     if (error != 0) {
         return error;
     }
@@ -358,6 +453,14 @@ static int socket_open(struct listener_nng *listener)
     return nng_listener_start(accept, 0);
 }
 
+static void listener_release(struct listener_nng *listener)
+{
+    memory_release(listener->pipes, listener->peers.connection_total * sizeof *listener->pipes);
+    memory_release(listener->slots, listener->slot_count * sizeof *listener->slots);
+    peers_deinit(&listener->peers);
+    memory_release(listener, sizeof *listener);
+}
+
 /* Ends every operation, then what they stand on. */
 static void listener_close(struct listener_nng *listener)
 {
@@ -379,8 +482,8 @@ static void listener_close(struct listener_nng *listener)
         nng_aio_free(listener->slots[i].aio);
     }
     listener_deinit(&listener->base);
-    memory_release(listener->slots, listener->slot_count * sizeof *listener->slots);
-    memory_release(listener, sizeof *listener);
+    mutex_deinit(&listener->mutex);
+    listener_release(listener);
 }
 
 static void nng_stop(struct listener *listener)
@@ -403,13 +506,18 @@ enum status listener_nng_start(const struct listener_options *options, listener_
         *reason = "not enough memory for the listener";
         return STATUS_NO_MEMORY;
     }
-    started->slots = memory_acquire(options->exchange_count * sizeof *started->slots);
-    if (started->slots == NULL) {
-        memory_release(started, sizeof *started);
+    started->slot_count = peers_total_for(options->exchange_count);
+    started->slots = memory_acquire(started->slot_count * sizeof *started->slots);
+    started->pipes =
+        memory_acquire(peers_total_for(options->connection_count_max) * sizeof *started->pipes);
+    if (peers_init(&started->peers, options->connection_count_max, started->slot_count) !=
+            STATUS_OK ||
+        started->slots == NULL || started->pipes == NULL) {
+        listener_release(started);
         *reason = "not enough memory for the exchanges of the listener";
         return STATUS_NO_MEMORY;
     }
-    started->slot_count = options->exchange_count;
+    started->mutex = (struct mutex)MUTEX_INITIALIZER(LOCK_RANK_LISTENER);
     listener_init(&started->base, &nng_ops, options, handler, context);
 
     const int error = socket_open(started);

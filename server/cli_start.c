@@ -169,7 +169,7 @@ static void print_plan(const struct config *config, const struct daemon_plan *pl
     print_size("messages, at most", plan->message_size,
                config->listener == LISTENER_NATIVE
                    ? "requests x a request and a reply of the largest size, and input buffers"
-                   : "requests x a request and a reply of the largest size");
+                   : "requests, and a third more, x a request and a reply of the largest size");
     print_size("limit", plan->memory_limit,
                plan->memory_limit == 0 ? "unknown" : "of the container or the machine");
 

@@ -82,6 +82,8 @@ static_assert(OBJECT_HEADER_SIZE == sizeof(struct wire_object_header), "wire and
 enum {
     /* HELLO, headers, a create: small messages need this much beside a batch or a reply. */
     MESSAGE_MARGIN = 4096,
+    /* STAT takes some tens of microseconds, and whoever asks for nothing else holds up writes. */
+    LOOKS_PER_TURN = 16,
     SCHEMA_GROOVE_SIZE_MAX = sizeof(struct schema_groove) +
                              FIELD_COUNT_MAX * sizeof(struct schema_field) +
                              INDEX_COUNT_MAX * sizeof(struct schema_index),
@@ -90,30 +92,11 @@ static_assert(MESSAGE_MARGIN > sizeof(struct wire_groove_spec) + PROTOCOL_HEADER
 
 static const uint64_t ns_per_ms = 1000ull * 1000;
 
-static void list_push(struct exchange_list *list, struct exchange *exchange)
+/* Takes out whose turn it is: from here on it does not wait. */
+static struct exchange *waiting_pop(struct dispatch *dispatch, struct fair_queue *waiting)
 {
-    exchange->next = NULL;
-    if (list->newest == NULL) {
-        assert(list->oldest == NULL);
-        list->oldest = exchange;
-    } else {
-        list->newest->next = exchange;
-    }
-    list->newest = exchange;
-    list->count += 1;
-}
-
-static struct exchange *list_pop(struct exchange_list *list)
-{
-    struct exchange *exchange = list->oldest;
-    assert(exchange != NULL);
-    assert(list->count > 0);
-    list->oldest = exchange->next;
-    if (list->oldest == NULL) {
-        list->newest = NULL;
-    }
-    list->count -= 1;
-    exchange->next = NULL;
+    struct exchange *exchange = fair_queue_pop(waiting);
+    request_queue_leave(dispatch->queue, exchange);
     return exchange;
 }
 
@@ -234,6 +217,15 @@ static void reply_body(struct exchange *exchange, const void *body, uint32_t bod
     transport_end(forbidden);
 }
 
+static void dispatch_release(struct dispatch *dispatch)
+{
+    fair_queue_deinit(&dispatch->looks);
+    fair_queue_deinit(&dispatch->reads);
+    fair_queue_deinit(&dispatch->writes);
+    memory_release(dispatch->text, DISPATCH_TEXT_SIZE);
+    *dispatch = (struct dispatch){0};
+}
+
 enum status dispatch_init(struct dispatch *dispatch, struct forest *forest,
                           struct request_queue *queue, const struct config *config,
                           const struct clock *clock)
@@ -251,15 +243,22 @@ enum status dispatch_init(struct dispatch *dispatch, struct forest *forest,
         .text = memory_acquire(DISPATCH_TEXT_SIZE),
     };
     gate_init(&dispatch->gate, &config->access, forest, clock);
-    return dispatch->text != NULL ? STATUS_OK : STATUS_NO_MEMORY;
+    const uint32_t count_max = queue->count_max;
+    if (dispatch->text == NULL ||
+        fair_queue_init(&dispatch->writes, count_max, FAIR_QUEUE_COST_SMALL) != STATUS_OK ||
+        fair_queue_init(&dispatch->reads, count_max, FAIR_QUEUE_COST_TURN) != STATUS_OK ||
+        fair_queue_init(&dispatch->looks, count_max, FAIR_QUEUE_COST_TURN) != STATUS_OK) {
+        dispatch_release(dispatch);
+        return STATUS_NO_MEMORY;
+    }
+    return STATUS_OK;
 }
 
 void dispatch_deinit(struct dispatch *dispatch)
 {
     assert(dispatch_is_idle(dispatch));
 
-    memory_release(dispatch->text, DISPATCH_TEXT_SIZE);
-    *dispatch = (struct dispatch){0};
+    dispatch_release(dispatch);
 }
 
 uint32_t dispatch_message_size_max(const struct geometry *geometry)
@@ -273,7 +272,7 @@ uint32_t dispatch_message_size_max(const struct geometry *geometry)
     return (uint32_t)size;
 }
 
-/* ---- Answered at once --------------------------------------------------------------------------
+/* ---- Answered here -----------------------------------------------------------------------------
  */
 
 static void answer_hello(struct dispatch *dispatch, struct exchange *exchange)
@@ -373,8 +372,24 @@ static void answer_stat(struct dispatch *dispatch, struct exchange *exchange)
     reply_body(exchange, text, (uint32_t)strlen(text));
 }
 
-static void answer(struct dispatch *dispatch, struct exchange *exchange)
+static bool is_expired(struct dispatch *dispatch, const struct exchange *exchange)
 {
+    if (exchange->header.deadline_ms == 0) {
+        return false;
+    }
+    const uint64_t now_ns = clock_monotonic_ns(dispatch->clock);
+    return now_ns > exchange->received_ns + exchange->header.deadline_ms * ns_per_ms;
+}
+
+/* Answers whose turn it is. */
+static void answer(struct dispatch *dispatch)
+{
+    struct exchange *exchange = waiting_pop(dispatch, &dispatch->looks);
+    if (is_expired(dispatch, exchange)) {
+        dispatch->expired_total += 1;
+        refuse(dispatch, exchange, RESULT_EXPIRED, NULL);
+        return;
+    }
     const char *denied = gate_check(&dispatch->gate, exchange);
     if (denied != NULL) {
         refuse(dispatch, exchange, RESULT_DENIED, denied);
@@ -424,19 +439,19 @@ bool dispatch_take(struct dispatch *dispatch)
         case OPERATION_PING:
         case OPERATION_STAT:
         case OPERATION_SCHEMA:
-            answer(dispatch, exchange);
+            fair_queue_push(&dispatch->looks, exchange);
             break;
         case OPERATION_CREATE_GROOVE:
         case OPERATION_DROP_GROOVE:
         case OPERATION_WRITE:
         case OPERATION_OPEN_SESSION:
         case OPERATION_CLOSE_SESSION:
-            list_push(&dispatch->writes, exchange);
+            fair_queue_push(&dispatch->writes, exchange);
             break;
         case OPERATION_LOOKUP:
         case OPERATION_QUERY:
         case OPERATION_COUNT:
-            list_push(&dispatch->reads, exchange);
+            fair_queue_push(&dispatch->reads, exchange);
             break;
         }
     }
@@ -445,15 +460,6 @@ bool dispatch_take(struct dispatch *dispatch)
 
 /* ---- Writes ------------------------------------------------------------------------------------
  */
-
-static bool is_expired(struct dispatch *dispatch, const struct exchange *exchange)
-{
-    if (exchange->header.deadline_ms == 0) {
-        return false;
-    }
-    const uint64_t now_ns = clock_monotonic_ns(dispatch->clock);
-    return now_ns > exchange->received_ns + exchange->header.deadline_ms * ns_per_ms;
-}
 
 static enum request_kind request_kind_of(const struct exchange *exchange)
 {
@@ -500,10 +506,10 @@ static bool is_numbered(const struct exchange *exchange)
            memcmp(exchange->header.client_id, no_client, sizeof no_client) != 0;
 }
 
-/* Refuses the oldest write. What is numbered stays refused, whenever it comes again. */
+/* Refuses the write whose turn it is. What is numbered stays refused, whenever it comes again. */
 static void refuse_write(struct dispatch *dispatch, enum result result, const char *text)
 {
-    struct exchange *exchange = list_pop(&dispatch->writes);
+    struct exchange *exchange = waiting_pop(dispatch, &dispatch->writes);
     if (is_numbered(exchange)) {
         const struct request_session session = session_of(exchange);
         forest_session_refused(dispatch->forest, &session, result);
@@ -511,15 +517,15 @@ static void refuse_write(struct dispatch *dispatch, enum result result, const ch
     refuse(dispatch, exchange, result, text);
 }
 
-/* Refuses the oldest write for what its session says: nothing is remembered of that. */
+/* Refuses the write whose turn it is for what its session says: nothing is remembered of that. */
 static void refuse_session(struct dispatch *dispatch, enum result result, const char *text)
 {
-    refuse(dispatch, list_pop(&dispatch->writes), result, text);
+    refuse(dispatch, waiting_pop(dispatch, &dispatch->writes), result, text);
 }
 
 static bool refuse_expired(struct dispatch *dispatch)
 {
-    if (!is_expired(dispatch, dispatch->writes.oldest)) {
+    if (!is_expired(dispatch, fair_queue_peek(&dispatch->writes))) {
         return false;
     }
     dispatch->expired_total += 1;
@@ -529,7 +535,7 @@ static bool refuse_expired(struct dispatch *dispatch)
 
 static bool refuse_denied(struct dispatch *dispatch)
 {
-    const char *denied = gate_check(&dispatch->gate, dispatch->writes.oldest);
+    const char *denied = gate_check(&dispatch->gate, fair_queue_peek(&dispatch->writes));
     if (denied == NULL) {
         return false;
     }
@@ -640,10 +646,11 @@ enum seen {
     SEEN_LATER, /* ask again */
 };
 
-/* What is known of the oldest write's number. What was seen before is answered, or will be. */
+/* What is known of the number of the write whose turn it is. What was seen before is answered, or
+ * will be. */
 static enum seen look(struct dispatch *dispatch)
 {
-    struct exchange *exchange = dispatch->writes.oldest;
+    struct exchange *exchange = fair_queue_peek(&dispatch->writes);
     if (!is_numbered(exchange)) {
         return SEEN_NEVER;
     }
@@ -655,7 +662,7 @@ static enum seen look(struct dispatch *dispatch)
     case SESSION_WAIT:
         return SEEN_LATER;
     case SESSION_DONE: {
-        list_pop(&dispatch->writes);
+        waiting_pop(dispatch, &dispatch->writes);
         dispatch->replays_total += 1;
         const bool forbidden = transport_begin();
         reply_executed(exchange, &answer.outcome);
@@ -663,7 +670,7 @@ static enum seen look(struct dispatch *dispatch)
         break;
     }
     case SESSION_UNDER_WAY:
-        list_pop(&dispatch->writes);
+        waiting_pop(dispatch, &dispatch->writes);
         attach(dispatch, answer.context, exchange);
         break;
     case SESSION_REFUSED:
@@ -689,11 +696,11 @@ static enum seen look(struct dispatch *dispatch)
     return SEEN_BEFORE;
 }
 
-/* These three return whether the oldest write went anywhere. */
+/* These three return whether the write whose turn it is went anywhere. */
 
 static bool submit_open_session(struct dispatch *dispatch)
 {
-    struct exchange *exchange = dispatch->writes.oldest;
+    struct exchange *exchange = fair_queue_peek(&dispatch->writes);
     const struct request_session session = session_of(exchange);
     struct session_info info;
     switch (forest_session_find(dispatch->forest, &session, &info)) {
@@ -703,7 +710,7 @@ static bool submit_open_session(struct dispatch *dispatch)
         refuse_session(dispatch, RESULT_DENIED, other_user);
         return true;
     case SESSION_DONE: {
-        list_pop(&dispatch->writes);
+        waiting_pop(dispatch, &dispatch->writes);
         struct reply reply;
         const bool forbidden = transport_begin();
         if (reply_begin(&reply, exchange, SESSION_REPLY_SIZE_MAX)) {
@@ -731,7 +738,7 @@ static bool submit_open_session(struct dispatch *dispatch)
     switch (forest_session_open(dispatch->forest, &session, session_opened(exchange).lane_count,
                                 dispatch->config->session_idle_ns, exchange, &result, &reason)) {
     case FOREST_ADDED:
-        list_pop(&dispatch->writes);
+        waiting_pop(dispatch, &dispatch->writes);
         return true;
     case FOREST_LATER:
         return false;
@@ -748,13 +755,13 @@ static bool submit_close_session(struct dispatch *dispatch)
     if (refuse_expired(dispatch) || refuse_denied(dispatch)) {
         return true;
     }
-    struct exchange *exchange = dispatch->writes.oldest;
+    struct exchange *exchange = fair_queue_peek(&dispatch->writes);
     const struct request_session session = session_of(exchange);
     enum session_verdict verdict;
     enum request_result result = REQUEST_RESULT_OK;
     switch (forest_session_close(dispatch->forest, &session, exchange, &verdict, &result)) {
     case FOREST_ADDED:
-        list_pop(&dispatch->writes);
+        waiting_pop(dispatch, &dispatch->writes);
         return true;
     case FOREST_LATER:
         return false;
@@ -776,7 +783,7 @@ static bool submit_close_session(struct dispatch *dispatch)
 
 static bool submit_write(struct dispatch *dispatch)
 {
-    struct exchange *exchange = dispatch->writes.oldest;
+    struct exchange *exchange = fair_queue_peek(&dispatch->writes);
     if (exchange->header.operation == OPERATION_OPEN_SESSION) {
         return submit_open_session(dispatch);
     }
@@ -798,7 +805,7 @@ static bool submit_write(struct dispatch *dispatch)
                              exchange_body(exchange), exchange->header.body_size,
                              is_numbered(exchange) ? &session : NULL, exchange, &result, &reason)) {
     case FOREST_ADDED:
-        list_pop(&dispatch->writes);
+        waiting_pop(dispatch, &dispatch->writes);
         return true;
     case FOREST_LATER:
         return false;
@@ -911,19 +918,19 @@ static void fill_read(const struct exchange *exchange, struct read_request *read
     assert(read->input_size <= body_size - sizeof query);
 }
 
-/* Returns whether the oldest read went anywhere. */
+/* Returns whether the read whose turn it is went anywhere. */
 static bool submit_read(struct dispatch *dispatch)
 {
-    struct exchange *exchange = dispatch->reads.oldest;
+    struct exchange *exchange = fair_queue_peek(&dispatch->reads);
     if (is_expired(dispatch, exchange)) {
-        list_pop(&dispatch->reads);
+        waiting_pop(dispatch, &dispatch->reads);
         dispatch->expired_total += 1;
         refuse(dispatch, exchange, RESULT_EXPIRED, NULL);
         return true;
     }
     const char *denied = gate_check(&dispatch->gate, exchange);
     if (denied != NULL) {
-        list_pop(&dispatch->reads);
+        waiting_pop(dispatch, &dispatch->reads);
         refuse(dispatch, exchange, RESULT_DENIED, denied);
         return true;
     }
@@ -931,7 +938,7 @@ static bool submit_read(struct dispatch *dispatch)
     if (read == NULL) {
         return false;
     }
-    list_pop(&dispatch->reads);
+    waiting_pop(dispatch, &dispatch->reads);
     fill_read(exchange, read);
     atomic_fetch_add_explicit(&dispatch->reads_in_progress, 1, memory_order_relaxed);
     forest_read_submit(dispatch->forest, read);
@@ -941,10 +948,14 @@ static bool submit_read(struct dispatch *dispatch)
 bool dispatch_submit(struct dispatch *dispatch)
 {
     bool any = false;
-    while (dispatch->writes.oldest != NULL && submit_write(dispatch)) {
+    while (dispatch->writes.count > 0 && submit_write(dispatch)) {
         any = true;
     }
-    while (dispatch->reads.oldest != NULL && submit_read(dispatch)) {
+    while (dispatch->reads.count > 0 && submit_read(dispatch)) {
+        any = true;
+    }
+    for (uint32_t i = 0; i < LOOKS_PER_TURN && dispatch->looks.count > 0; i++) {
+        answer(dispatch);
         any = true;
     }
     return any;
@@ -953,5 +964,6 @@ bool dispatch_submit(struct dispatch *dispatch)
 bool dispatch_is_idle(const struct dispatch *dispatch)
 {
     return dispatch->writes.count == 0 && dispatch->reads.count == 0 &&
+           dispatch->looks.count == 0 &&
            atomic_load_explicit(&dispatch->reads_in_progress, memory_order_acquire) == 0;
 }

@@ -1,13 +1,14 @@
 /* The only place where wire types meet engine types: a request becomes a call of the forest, what
  * comes back becomes a reply.
  *
- *   queue ─► dispatch_take ─┬► answered at once: HELLO, PING, STAT, SCHEMA
- *                           ├► writes ─► dispatch_submit ─► forest_batch_add ─► dispatch_committed
+ *   queue ─► dispatch_take ─┬► writes ─► dispatch_submit ─► forest_batch_add ─► dispatch_committed
  *                           │            └► seen before: its outcome, or that of the first
- *                           └► reads  ─► dispatch_submit ─► forest_read_submit ─► (reader) reply
+ *                           ├► reads  ─► dispatch_submit ─► forest_read_submit ─► (reader) reply
+ *                           └► looks  ─► dispatch_submit, which answers: HELLO, PING, STAT, SCHEMA
  *
- * Reads have a list of their own, so that they never wait behind a write that waits for its batch.
- * Within each list requests keep their order. A repetition of what is under way hangs on the first
+ * Each kind waits in a queue of its own, so that a read never waits behind a write that waits for
+ * its batch. In each queue users, and connections of a user, take turns (fair_queue.h); the
+ * requests of one connection keep their order. A repetition of what is under way hangs on the first
  * one's `next` and gets its reply. All of it belongs to the forest thread, but for the
  * replies of reads, which leave from the reader that ran them. */
 #pragma once
@@ -20,6 +21,7 @@
 #include "ipc/listener.h"
 #include "ipc/protocol.h"
 #include "server/config.h"
+#include "server/fair_queue.h"
 #include "server/gate.h"
 #include "server/request_queue.h"
 
@@ -27,12 +29,6 @@ enum {
     DISPATCH_OPERATION_COUNT = 13,                    /* operations are numbered from 1 */
     DISPATCH_GROOVE_COUNT_MAX = TREE_COUNT_LIMIT / 2, /* a groove has at least two trees */
     DISPATCH_TEXT_SIZE = 768 * 1024, /* STAT: 128 grooves of at most 5 KiB, and the rest */
-};
-
-/* Requests in order, through exchange.next. */
-struct exchange_list {
-    struct exchange *oldest, *newest;
-    uint32_t count;
 };
 
 struct dispatch {
@@ -47,8 +43,9 @@ struct dispatch {
     uint32_t message_size_max;
 
     struct gate gate;                   /* who may pass */
-    struct exchange_list writes;        /* not yet in a batch */
-    struct exchange_list reads;         /* waiting for one of the forest's read slots */
+    struct fair_queue writes;           /* not yet in a batch */
+    struct fair_queue reads;            /* waiting for one of the forest's read slots */
+    struct fair_queue looks;            /* to be answered here, some in each turn */
     _Atomic uint32_t reads_in_progress; /* release by the reader, acquire by dispatch_is_idle */
 
     uint64_t taken_total;                              /* requests out of the queue so far */
@@ -63,7 +60,7 @@ struct dispatch {
     char *text; /* [DISPATCH_TEXT_SIZE] scratch for STAT, owned */
 };
 
-/* STATUS_NO_MEMORY: nothing to deinit. */
+/* The queue says how many requests there may be. STATUS_NO_MEMORY: nothing to deinit. */
 MUST_CHECK enum status dispatch_init(struct dispatch *dispatch, struct forest *forest,
                                      struct request_queue *queue, const struct config *config,
                                      const struct clock *clock);
@@ -76,7 +73,8 @@ uint32_t dispatch_message_size_max(const struct geometry *geometry);
 /* Empties the queue. Returns whether there was anything. */
 bool dispatch_take(struct dispatch *dispatch);
 
-/* Hands the forest what it has room for. Returns whether anything was handed over or refused. */
+/* Hands the forest what it has room for, and answers some of what needs no forest. Returns whether
+ * anything was done. */
 bool dispatch_submit(struct dispatch *dispatch);
 
 /* For forest_options.on_committed; `context` is the exchange. */

@@ -25,7 +25,6 @@
 
 enum {
     DRAIN_STEP_MS = 20,
-    BUSY_RETRY_MS = 10,      /* some batches later there is room again */
     EXIT_STOPPED_TWICE = 75, /* a second signal: gone at once, the journal recovers */
 };
 
@@ -293,9 +292,10 @@ static enum status recover(struct daemon *daemon)
 static void on_request(void *context, struct exchange *exchange)
 {
     struct daemon *daemon = context;
-    if (!request_queue_push(&daemon->queue, exchange)) {
+    uint32_t retry_after_ms;
+    if (!request_queue_push(&daemon->queue, exchange, &retry_after_ms)) {
         struct reply_header header = protocol_reply_header(&exchange->header, RESULT_BUSY, 0);
-        header.retry_after_ms = BUSY_RETRY_MS;
+        header.retry_after_ms = retry_after_ms;
         exchange_reply(exchange, &header, sizeof header, NULL, 0);
     }
 }
@@ -522,10 +522,16 @@ static enum status run_locked(struct daemon *daemon)
     }
     /* A quarter of what the exchanges could hold at most: a burst of full batches is told BUSY
      * while there is still room for everybody's small requests. */
+    const struct listener_options listener = listener_options_for(daemon);
+    const uint32_t request_max = listener_exchange_count(&listener);
     const uint64_t queue_size =
         daemon->plan.message_size_max * max_u64(daemon->config->exchange_count / 4, 1);
-    request_queue_init(&daemon->queue, &daemon->doorbell, daemon->config->exchange_count,
-                       queue_size);
+    status = request_queue_init(&daemon->queue, &daemon->doorbell, request_max, queue_size);
+    if (status != STATUS_OK) {
+        snprintf(daemon->reason, FOREST_THREAD_REASON_SIZE, "out of memory");
+        join_teams(daemon);
+        return status;
+    }
     const struct forest_options options = options_for(daemon);
     char why[FOREST_THREAD_REASON_SIZE / 2] = "";
     daemon->forest = forest_init(&options, &status, why, sizeof why);

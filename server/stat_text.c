@@ -154,6 +154,7 @@ static void write_requests(struct json_writer *writer, struct dispatch *dispatch
     json_u64(writer, "queued_bytes_max", queue.size_max);
     json_u64(writer, "writes_waiting", dispatch->writes.count);
     json_u64(writer, "reads_waiting", dispatch->reads.count);
+    json_u64(writer, "looks_waiting", dispatch->looks.count);
     json_object_end(writer);
 
     json_object_begin(writer, "listener");
@@ -162,6 +163,7 @@ static void write_requests(struct json_writer *writer, struct dispatch *dispatch
     json_u64(writer, "connections_total", listener.connections_total);
     json_u64(writer, "connections_refused", listener.connections_refused);
     json_u64(writer, "bad_messages", listener.bad_messages_total);
+    json_u64(writer, "over_share", listener.over_share_total);
     json_u64(writer, "bad_frames", listener.bad_frames_total);
     json_u64(writer, "send_timeouts", listener.send_timeouts_total);
     json_u64(writer, "receive_timeouts", listener.receive_timeouts_total);

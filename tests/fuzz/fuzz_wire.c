@@ -6,6 +6,7 @@
  *              bit 1: everything so far is answered before the next one comes
  *              bit 2: the peer's deadline is over before the forest looks
  *              bit 3: a write is atomic
+ *              bits 4 to 7: the connection, of which each user has four
  *   u8 operation, u16 body size, body
  *
  * Each must be answered once, by a reply that a client accepts; and the file that is left must be
@@ -194,7 +195,8 @@ static void setup(void)
     config_init(&config);
     status = config_finish(&config, "test.holt", 1, error);
     assert(status == STATUS_OK);
-    request_queue_init(&queue, &doorbell, EXCHANGE_COUNT, QUEUE_SIZE);
+    status = request_queue_init(&queue, &doorbell, EXCHANGE_COUNT, QUEUE_SIZE);
+    assert(status == STATUS_OK);
     status = dispatch_init(&dispatch, forest, &queue, &config, &test_clock);
     assert(status == STATUS_OK);
     dispatch.listener = (struct listener *)&sim; /* Only asked whether it is there. */
@@ -247,7 +249,7 @@ static void teardown(void)
 }
 
 /* As the listener does with a message. */
-static void push(const uint8_t *message, uint32_t size, uint64_t received_ns)
+static void push(const uint8_t *message, uint32_t size, uint64_t received_ns, uint8_t peer)
 {
     struct fake *fake = &fakes[fake_count++];
     enum result result = RESULT_OK;
@@ -257,6 +259,8 @@ static void push(const uint8_t *message, uint32_t size, uint64_t received_ns)
     fake->exchange.request = fake->request;
     fake->exchange.request_size = size;
     fake->exchange.received_ns = received_ns;
+    fake->exchange.peer_uid = peer / 4;
+    fake->exchange.peer_id = peer;
     if (!protocol_request_check(fake->request, size, message_size_max, &fake->exchange.header,
                                 &result)) {
         assert(result != RESULT_OK);
@@ -264,7 +268,8 @@ static void push(const uint8_t *message, uint32_t size, uint64_t received_ns)
         return;
     }
     assert(fake->exchange.header.body_size == size - PROTOCOL_HEADER_SIZE);
-    if (!request_queue_push(&queue, &fake->exchange)) {
+    uint32_t retry_after_ms;
+    if (!request_queue_push(&queue, &fake->exchange, &retry_after_ms)) {
         exchange_reply_result(&fake->exchange, RESULT_BUSY, NULL);
     }
 }
@@ -293,7 +298,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             message_size = sizeof header;
         }
         fuzz_take(&input, message + message_size, header.body_size);
-        push(message, message_size + header.body_size, now_ns);
+        push(message, message_size + header.body_size, now_ns, flags >> 4);
         now_ns += (flags & 4) != 0 ? 2 * DEADLINE_MS * ns_per_ms : step_ns;
         if ((flags & 2) != 0) {
             run();

@@ -8,6 +8,7 @@
 #include <linux/sockios.h>
 #include <sys/ioctl.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 
 #include <nng/nng.h>
 #include <nng/protocol/reqrep0/req.h>
@@ -154,7 +155,8 @@ TEST_BOTH(wire, a_frame_may_come_in_two_pieces_or_in_single_bytes)
 TEST_BOTH(wire, many_frames_in_one_write_are_each_answered)
 {
     enum { COUNT = 400, BODY_SIZE = 40 };
-    daemon_start(d);
+    daemon_directory(d);
+    daemon_start_with(d, (struct listener_options){.exchange_count = COUNT});
     const int fd = raw_greeted(d->path);
     static uint8_t bytes[COUNT * (HEAD_SIZE + PROTOCOL_HEADER_SIZE + BODY_SIZE)];
     uint8_t body[BODY_SIZE];
@@ -672,6 +674,177 @@ TEST_BOTH(wire, a_listener_may_stop_while_a_reply_waits_for_its_reader)
     close(fd);
     cr_assert(access(d->path, F_OK) != 0);
     cr_assert(rmdir(d->directory) == 0);
+}
+
+/* ---- Users -------------------------------------------------------------------------------------
+ */
+
+/* A socket that others than root can reach. */
+static void start_for_all(struct listener_options options)
+{
+    daemon_directory(d);
+    cr_assert(chmod(d->directory, 0755) == 0);
+    options.socket_mode = 0666;
+    daemon_start_with(d, options);
+}
+
+/* What connects in between does so as this user. The system call is this thread's alone, unlike
+ * libc's function of that name: the daemon's threads stay who they are. */
+static void be(uint32_t uid)
+{
+    cr_assert(syscall(SYS_setresuid, -1, uid, -1) == 0);
+}
+
+static int greeted_as(uint32_t uid)
+{
+    be(uid);
+    const int fd = raw_greeted(d->path);
+    be(0);
+    return fd;
+}
+
+/* Whether a connection of this user is let in, and served. */
+static bool enters(uint32_t uid, int *fd)
+{
+    uint8_t frame[128];
+    uint8_t greeting[SP_GREETING_SIZE];
+    be(uid);
+    *fd = raw_connect(d->path);
+    be(0);
+    (void)raw_send(*fd, sp_greeting_request, SP_GREETING_SIZE);
+    if (!raw_receive(*fd, greeting, sizeof greeting) ||
+        !raw_send(*fd, frame, frame_ping(frame, 1, "echo", 4))) {
+        close(*fd);
+        return false;
+    }
+    uint8_t reply[HEAD_SIZE + sizeof(struct reply_header) + 4];
+    const bool served = raw_receive(*fd, reply, sizeof reply);
+    if (!served) {
+        close(*fd);
+    }
+    return served;
+}
+
+TEST_BOTH(wire, the_uid_is_that_of_whoever_connects)
+{
+    static const uint32_t uids[] = {0, 1, 1000, 65534, 4000000000};
+    start_for_all((struct listener_options){0});
+    for (uint32_t i = 0; i < 5; i++) {
+        int fd;
+        cr_assert(enters(uids[i], &fd));
+        cr_assert(d->last_uid == uids[i]);
+        close(fd);
+    }
+    daemon_end(d);
+}
+
+TEST_BOTH(wire, a_user_leaves_connections_for_others)
+{
+    enum { MAX = 6 }; /* 8 in all */
+    start_for_all((struct listener_options){.connection_count_max = MAX});
+    int fds[MAX];
+    int other, third, fd;
+    for (uint32_t i = 0; i < MAX; i++) {
+        cr_assert(enters(1000, &fds[i]));
+    }
+    cr_assert(!enters(1000, &fd));
+    cr_assert(enters(1001, &other));
+    cr_assert(!enters(1001, &fd)); /* The last one is for somebody new. */
+    cr_assert(!enters(1000, &fd));
+    cr_assert(enters(1002, &third));
+    cr_assert(!enters(1003, &fd));
+    cr_assert(stats().connections_refused == 4);
+    cr_assert(stats().connections == MAX + 2);
+    for (uint32_t i = 0; i < MAX; i++) {
+        close(fds[i]);
+    }
+    cr_assert(EVENTUALLY(stats().connections == 2));
+    cr_assert(enters(1003, &fd));
+    close(fd);
+    close(other);
+    close(third);
+    cr_assert(EVENTUALLY(stats().connections == 0));
+    daemon_end(d);
+}
+
+/* By the number of his connections a user could have every exchange, if an eighth of them were not
+ * kept for others. */
+TEST_BOTH(wire, a_user_with_many_connections_leaves_exchanges_for_others)
+{
+    enum { COUNT = 60, EXCHANGES = 16 };
+    start_for_all((struct listener_options){.exchange_count = EXCHANGES});
+    struct client *modest = daemon_client(d);
+    call_echo(modest, 10);
+    int fds[COUNT];
+    uint8_t frame[128];
+    for (uint32_t i = 0; i < COUNT; i++) {
+        fds[i] = greeted_as(1000);
+        cr_assert(raw_send(fds[i], frame, frame_ping(frame, i, "hold", 4)));
+    }
+    const uint32_t all = daemon_kind == LISTENER_NNG ? 22 : 16;
+    const uint32_t most = all - (all + 7) / 8;
+    cr_assert(EVENTUALLY(daemon_held(d) == most));
+    for (uint32_t i = 0; i < 200; i++) {
+        call_echo(modest, 10);
+    }
+    cr_assert(daemon_held(d) == most);
+    uint32_t busy = 0;
+    for (uint32_t i = 0; i < COUNT; i++) { /* In what order they leave is not said. */
+        uint8_t head[HEAD_SIZE];
+        struct reply_header reply;
+        uint8_t body[WIRE_ERROR_TEXT_SIZE_MAX];
+        while (recv(fds[i], head, 1, MSG_PEEK | MSG_DONTWAIT) != 1) {
+            daemon_release(d);
+            poll(NULL, 0, 1);
+        }
+        cr_assert(raw_receive(fds[i], head, sizeof head));
+        cr_assert(raw_receive(fds[i], &reply, sizeof reply));
+        cr_assert(raw_receive(fds[i], body, reply.body_size));
+        cr_assert(reply.result == RESULT_OK || reply.result == RESULT_BUSY);
+        cr_assert((reply.retry_after_ms > 0) == (reply.result == RESULT_BUSY));
+        busy += reply.result == RESULT_BUSY;
+        close(fds[i]);
+    }
+    cr_assert(busy == (daemon_kind == LISTENER_NNG ? COUNT - most : 0), "%u", busy);
+    cr_assert(stats().over_share_total == busy);
+    client_close(modest);
+    cr_assert(EVENTUALLY(stats().exchanges_busy == 0));
+    daemon_end(d);
+}
+
+/* With nng, which hands a context whatever comes, what is beyond a connection's share is answered
+ * at once; a client that does as it is told gets all it asked for. */
+Test(wire_nng, a_peer_beyond_its_share_is_told_so)
+{
+    enum { COUNT = 300, EXCHANGES = 16, ALL = 22 };
+    daemon_kind = LISTENER_NNG;
+    daemon_directory(d);
+    daemon_start_with(d, (struct listener_options){.exchange_count = EXCHANGES});
+    struct client *greedy = daemon_client(d);
+    struct client *modest = daemon_client(d);
+    for (uint32_t i = 0; i < COUNT; i++) {
+        cr_assert(client_send(greedy, OPERATION_PING, "h", 1, 5000, NULL) == CLIENT_OK);
+    }
+    struct client_reply reply;
+    for (uint32_t i = 0; i < COUNT - EXCHANGES - 1; i++) {
+        cr_assert(client_receive(greedy, 5000, &reply) == CLIENT_OK);
+        cr_assert(reply.result == RESULT_BUSY);
+        cr_assert(reply.retry_after_ms > 0);
+        cr_assert(reply.body_size > 0);
+    }
+    const uint32_t held = daemon_held(d);
+    cr_assert(held >= EXCHANGES && held < ALL, "%u", held);
+    for (uint32_t i = 0; i < 100; i++) {
+        call_echo(modest, 10);
+    }
+    while (client_in_flight(greedy) > 0) {
+        daemon_release(d);
+        const enum client_status status = client_receive(greedy, 1, &reply);
+        cr_assert(status == CLIENT_OK || status == CLIENT_TIMEOUT);
+    }
+    client_close(greedy);
+    client_close(modest);
+    daemon_end(d);
 }
 
 /* ---- Rules of the native listener --------------------------------------------------------------

@@ -100,7 +100,7 @@ static struct request_queue queue;
 static struct config config;
 static struct dispatch dispatch;
 static uint64_t now_ns = 1000;
-static uint32_t peer_uid; /* of who asks */
+static uint32_t peer_uid, peer_id; /* of who asks */
 static bool opened;
 
 static uint64_t now(void *context)
@@ -155,7 +155,7 @@ static void setup(void)
     }
     config_init(&config);
     cr_assert_eq(config_finish(&config, "test.holt", 1, error), STATUS_OK);
-    request_queue_init(&queue, &doorbell, EXCHANGE_COUNT, 16 << 20);
+    cr_assert_eq(request_queue_init(&queue, &doorbell, EXCHANGE_COUNT, 16 << 20), STATUS_OK);
     cr_assert_eq(dispatch_init(&dispatch, forest, &queue, &config, &test_clock), STATUS_OK);
     dispatch.listener = (struct listener *)&sim; /* Only asked whether it is there. */
     dispatch.message_size_max = dispatch_message_size_max(&geometry);
@@ -229,7 +229,9 @@ static struct fake *push_flagged(enum operation operation, uint32_t flags, const
     fake->exchange.request_size = size;
     fake->exchange.received_ns = now_ns;
     fake->exchange.peer_uid = peer_uid;
-    cr_assert(request_queue_push(&queue, &fake->exchange));
+    fake->exchange.peer_id = peer_id;
+    uint32_t retry_after_ms;
+    cr_assert(request_queue_push(&queue, &fake->exchange, &retry_after_ms));
     return fake;
 }
 
@@ -735,6 +737,61 @@ Test(dispatch, the_largest_stat_fits, .init = setup, .fini = teardown)
     memset(config.socket_path, 1, sizeof config.socket_path - 1);
     cr_assert_not_null(
         stat_text(&dispatch, DISPATCH_GROOVE_COUNT_MAX, dispatch.text, DISPATCH_TEXT_SIZE));
+}
+
+/* ---- Turns ---- */
+
+Test(dispatch, a_flood_of_writes_costs_another_user_one_turn, .init = setup, .fini = teardown)
+{
+    static uint8_t body[1 << 14];
+    const uint32_t groove_id = create_things();
+    const uint32_t size = make_insert(body, groove_id, 60, 1); /* 3 KB: five of them are a turn */
+    struct fake *writes[30];
+    peer_uid = 1000;
+    for (uint32_t i = 0; i < 30; i++) {
+        for (uint32_t event = 0; event < 60; event++) {
+            body[sizeof(struct wire_section) + event * OBJECT_SIZE + 1] = (uint8_t)(i + 1);
+        }
+        peer_id = i % 10;
+        writes[i] = push(OPERATION_WRITE, body, size);
+    }
+    peer_uid = 1001;
+    peer_id = 50;
+    struct fake *write = push(OPERATION_WRITE, body, make_insert(body, groove_id, 1, 200));
+    run();
+    uint32_t before = 0;
+    for (uint32_t i = 0; i < 30; i++) {
+        before += header_of(writes[i]).commit < header_of(write).commit;
+    }
+    cr_assert_eq(before, 5);
+}
+
+Test(dispatch, a_flood_of_looks_costs_another_user_one_of_them_and_writes_none, .init = setup,
+     .fini = teardown)
+{
+    static uint8_t body[4096];
+    const uint32_t groove_id = create_things();
+    struct fake *looks[60];
+    peer_uid = 1000;
+    for (uint32_t i = 0; i < 60; i++) {
+        looks[i] = push(i % 2 == 0 ? OPERATION_STAT : OPERATION_SCHEMA, NULL, 0);
+    }
+    peer_uid = 1001;
+    struct fake *ping = push(OPERATION_PING, "well?", 5);
+    struct fake *write = push(OPERATION_WRITE, body, make_insert(body, groove_id, 1, 1));
+    dispatch_take(&dispatch);
+    cr_assert(dispatch_submit(&dispatch));
+    cr_assert_eq(dispatch.writes.count, 0); /* It is in a batch. */
+    cr_assert(ping->answered);
+    uint32_t answered = 0;
+    for (uint32_t i = 0; i < 60; i++) {
+        answered += looks[i]->answered;
+    }
+    cr_assert_leq(answered, 16); /* of one turn of the loop */
+    cr_assert(looks[0]->answered && !looks[59]->answered);
+    cr_assert_not(dispatch_is_idle(&dispatch));
+    run();
+    cr_assert(looks[59]->answered && write->answered);
 }
 
 /* ---- Rights ---- */

@@ -257,6 +257,11 @@ uint64_t listener_memory_size(const struct listener_options *options)
     return 0;
 }
 
+uint32_t listener_exchange_count(const struct listener_options *options)
+{
+    return options->exchange_count;
+}
+
 bool listener_drain(struct listener *listener, uint32_t timeout_ms)
 {
     assert(listener->stopping);
