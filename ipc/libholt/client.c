@@ -330,8 +330,8 @@ static void message_write_header(struct holt *holt, struct message *message)
     if (message->numbered) {
         header.lane = (uint32_t)message->lane;
     }
-    if (message->numbered || message->operation == OWN_OPEN_SESSION ||
-        message->operation == OWN_CLOSE_SESSION) {
+    if (message->numbered || message->operation == OPERATION_OPEN_SESSION ||
+        message->operation == OPERATION_CLOSE_SESSION) {
         memcpy(header.client_id, holt->client_id, sizeof header.client_id);
     }
     if (message->member_count == 1 && message->members[0] != NULL && message->members[0]->atomic) {
@@ -800,7 +800,7 @@ static void session_begin(struct holt *holt)
     const struct open_session_request request = {.lane_count = holt->lane_count_wanted};
     holt->state = CONNECTION_SESSION;
     holt->handshake_deadline_ns = now_ns() + HANDSHAKE_MS * ns_per_ms;
-    if (!send_own(holt, OWN_OPEN_SESSION, &request, sizeof request)) {
+    if (!send_own(holt, OPERATION_OPEN_SESSION, &request, sizeof request)) {
         connection_failed(holt, HOLT_NO_MEMORY, NULL);
     }
 }
@@ -1104,9 +1104,10 @@ static bool handle_reply(struct holt *holt, uint32_t request_id, const uint8_t *
     if (slot == SLOT_OWN) {
         if (header.operation == OPERATION_HELLO && holt->state == CONNECTION_HELLO) {
             handle_hello(holt, &header, body);
-        } else if (header.operation == OWN_OPEN_SESSION && holt->state == CONNECTION_SESSION) {
+        } else if (header.operation == OPERATION_OPEN_SESSION &&
+                   holt->state == CONNECTION_SESSION) {
             handle_session(holt, &header, body);
-        } else if (header.operation == OWN_CLOSE_SESSION && holt->closing) {
+        } else if (header.operation == OPERATION_CLOSE_SESSION && holt->closing) {
             holt->session_open = false;
         } else {
             return false;
@@ -1451,7 +1452,7 @@ static void close_calls(struct holt *holt)
 static void close_session(struct holt *holt, bool unresolved)
 {
     if (!holt->session_open || holt->session_kept || unresolved ||
-        holt->state != CONNECTION_READY || !send_own(holt, OWN_CLOSE_SESSION, NULL, 0)) {
+        holt->state != CONNECTION_READY || !send_own(holt, OPERATION_CLOSE_SESSION, NULL, 0)) {
         return;
     }
     const uint64_t deadline_ns = now_ns() + CLOSE_SESSION_MS * ns_per_ms;

@@ -21,8 +21,6 @@ enum {
     FAKE_MESSAGE_SIZE_MAX = 1 << 16,
     FAKE_BUFFER_SIZE = 1 << 20,
     FAKE_EVENTS_MAX = 100,
-    FAKE_OPEN_SESSION = 11,
-    FAKE_CLOSE_SESSION = 12,
 };
 
 struct fake_connection {
@@ -269,11 +267,11 @@ static uint32_t fake_execute(struct fake *fake, const struct request_header *req
             size = (uint32_t)sizeof objects + FAKE_OBJECT_SIZE;
             break;
         }
-        case FAKE_OPEN_SESSION:
+        case OPERATION_OPEN_SESSION:
             result = fake_open_session(fake, request, body);
             size = result == RESULT_OK ? fake_session(fake, target) : 0;
             break;
-        case FAKE_CLOSE_SESSION:
+        case OPERATION_CLOSE_SESSION:
             fake->session_open = false;
             break;
         default:
@@ -346,16 +344,11 @@ static void fake_request(struct fake *fake, int connection, const uint8_t *frame
 {
     struct request_header request;
     enum result result;
+    const bool good = size >= 4 && protocol_request_check(frame + 4, size - 4,
+                                                          FAKE_MESSAGE_SIZE_MAX, &request, &result);
+    cr_assert(good, "%s", result_name(result));
     const bool session =
-        size >= 4 + 8 && (frame[4 + 6] == FAKE_OPEN_SESSION || frame[4 + 6] == FAKE_CLOSE_SESSION);
-    if (session || size < 4 + PROTOCOL_HEADER_SIZE) { /* Newer than some checks. */
-        cr_assert(size >= 4 + PROTOCOL_HEADER_SIZE);
-        memcpy(&request, frame + 4, sizeof request);
-    } else {
-        const bool good =
-            protocol_request_check(frame + 4, size - 4, FAKE_MESSAGE_SIZE_MAX, &request, &result);
-        cr_assert(good, "%s", result_name(result));
-    }
+        request.operation == OPERATION_OPEN_SESSION || request.operation == OPERATION_CLOSE_SESSION;
     fake->request_count++;
     if (request.deadline_ms > fake->max_deadline_ms) {
         fake->max_deadline_ms = request.deadline_ms;
