@@ -133,4 +133,5 @@ enum request_result {
     REQUEST_RESULT_SHUTTING_DOWN,
     REQUEST_RESULT_OVERTAKEN, /* a read: writes took its version from it too often */
     REQUEST_RESULT_BUDGET,    /* a read: it looked through all that one read may */
+    REQUEST_RESULT_EXPIRED,   /* a read: its deadline passed before it began */
 };

@@ -225,6 +225,8 @@ struct read_request {
     const uint8_t *input; /* LOOKUP: ids, 16 bytes each; QUERY, COUNT: values as
                            * schema_index_prefix takes them. Lent until done. */
     uint32_t input_size;
+    uint64_t
+        deadline_ns; /* monotonic; a read that no reader has begun by then is EXPIRED; 0: none */
 
     /* Set before done. */
     enum request_result result;
@@ -240,7 +242,7 @@ struct read_request {
 };
 #define READ_INDEX_NONE UINT32_MAX /* an enumerator would not fit an int */
 
-/* NULL: all in use, try again after the doorbell. */
+/* Without a deadline. NULL: all in use, try again after the doorbell. */
 struct read_request *forest_read_acquire(struct forest *forest);
 /* Any thread. */
 void forest_read_release(struct forest *forest, struct read_request *request);
@@ -248,6 +250,7 @@ void forest_read_release(struct forest *forest, struct read_request *request);
  * compaction or a batch, and never makes them wait: when the writer needs the memory of the read's
  * version, the read starts again on a newer one, READ_RESTART_MAX times. Beside the results of
  * query_run:
+ *   EXPIRED     no reader had time for it before its deadline
  *   OVERTAKEN   it was started again that often: ask for less, or when less is written
  *   BUDGET      it looked through read_budget_size bytes: narrow it, or give a limit */
 void forest_read_submit(struct forest *forest, struct read_request *request);

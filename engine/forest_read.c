@@ -13,6 +13,7 @@ struct read_request *forest_read_acquire(struct forest *forest)
         forest->read_free = request->free_next;
         forest->reads_busy += 1;
         request->free_next = NULL;
+        request->deadline_ns = 0;
     }
     mutex_unlock(&forest->read_mutex);
     return request;
@@ -46,7 +47,9 @@ static void refuse_damaged(struct read_request *request, enum status status)
     refuse(request, REQUEST_RESULT_CORRUPT);
 }
 
-/* A block that is not what its parent says may have been reused, if a join has freed what was
+/* It may have waited for its reader for long, and is not begun when nobody waits for it any more.
+ *
+ * A block that is not what its parent says may have been reused, if a join has freed what was
  * released after this version was made: then a newer version, published or about to be, has the
  * answer. Otherwise it is damaged. */
 static void read_run(struct job *job)
@@ -54,6 +57,12 @@ static void read_run(struct job *job)
     struct read_request *request = container_of(job, struct read_request, job);
     struct forest *forest = request->forest;
     struct version_hold *hold = &request->scratch->hold;
+    if (request->deadline_ns != 0 &&
+        clock_monotonic_ns(forest->options.clock) > request->deadline_ns) {
+        refuse(request, REQUEST_RESULT_EXPIRED);
+        request->done(request);
+        return;
+    }
     /* A lookup is bounded by its ids. */
     const uint64_t work_size_max =
         request->kind == READ_KIND_LOOKUP ? 0 : forest->options.read_budget_size;

@@ -131,6 +131,8 @@ enum result dispatch_result(enum request_result result)
         return RESULT_OVERTAKEN;
     case REQUEST_RESULT_BUDGET:
         return RESULT_BUDGET;
+    case REQUEST_RESULT_EXPIRED:
+        return RESULT_EXPIRED;
     }
     assert(false && "request result");
     return RESULT_INTERNAL;
@@ -372,13 +374,17 @@ static void answer_stat(struct dispatch *dispatch, struct exchange *exchange)
     reply_body(exchange, text, (uint32_t)strlen(text));
 }
 
-static bool is_expired(struct dispatch *dispatch, const struct exchange *exchange)
+/* 0: it has none. */
+static uint64_t deadline_of(const struct exchange *exchange)
 {
-    if (exchange->header.deadline_ms == 0) {
-        return false;
-    }
-    const uint64_t now_ns = clock_monotonic_ns(dispatch->clock);
-    return now_ns > exchange->received_ns + exchange->header.deadline_ms * ns_per_ms;
+    const uint32_t deadline_ms = exchange->header.deadline_ms;
+    return deadline_ms == 0 ? 0 : exchange->received_ns + deadline_ms * ns_per_ms;
+}
+
+static bool is_expired(const struct dispatch *dispatch, const struct exchange *exchange)
+{
+    const uint64_t deadline_ns = deadline_of(exchange);
+    return deadline_ns != 0 && clock_monotonic_ns(dispatch->clock) > deadline_ns;
 }
 
 /* Answers whose turn it is. */
@@ -877,6 +883,9 @@ static void read_done(struct read_request *read)
         reply_read(exchange, read);
     } else {
         atomic_fetch_add_explicit(&dispatch->reads_refused_total, 1, memory_order_relaxed);
+        if (read->result == REQUEST_RESULT_EXPIRED) {
+            atomic_fetch_add_explicit(&dispatch->reads_expired_total, 1, memory_order_relaxed);
+        }
         exchange_reply_result(exchange, dispatch_result(read->result), NULL);
     }
     transport_end(forbidden);
@@ -894,6 +903,7 @@ static void fill_read(const struct exchange *exchange, struct read_request *read
     const uint32_t body_size = exchange->header.body_size;
     read->context = (void *)exchange;
     read->done = read_done;
+    read->deadline_ns = deadline_of(exchange);
     if (exchange->header.operation == OPERATION_LOOKUP) {
         struct lookup_request lookup;
         assert(body_size >= sizeof lookup); /* protocol_request_check */

@@ -55,6 +55,8 @@ struct dispatch {
     uint64_t replays_total;  /* answered with what a lane remembers */
     uint64_t attached_total; /* answered with the reply to one that was under way */
     _Atomic uint64_t reads_refused_total;
+    _Atomic uint64_t
+        reads_expired_total; /* of them, before a reader had time; not in expired_total */
 
     struct forest_groove_info grooves[DISPATCH_GROOVE_COUNT_MAX]; /* scratch */
     char *text; /* [DISPATCH_TEXT_SIZE] scratch for STAT, owned */

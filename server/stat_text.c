@@ -146,7 +146,9 @@ static void write_requests(struct json_writer *writer, struct dispatch *dispatch
     json_u64(writer, "refused",
              dispatch->refused_total +
                  atomic_load_explicit(&dispatch->reads_refused_total, memory_order_relaxed));
-    json_u64(writer, "expired", dispatch->expired_total);
+    json_u64(writer, "expired",
+             dispatch->expired_total +
+                 atomic_load_explicit(&dispatch->reads_expired_total, memory_order_relaxed));
     json_u64(writer, "busy", queue.refused_total);
     json_u64(writer, "queued", queue.count);
     json_u64(writer, "queued_max", queue.count_max);

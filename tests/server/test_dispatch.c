@@ -691,6 +691,57 @@ Test(dispatch, what_is_too_late_is_not_begun, .init = setup, .fini = teardown)
     cr_assert_eq(count, 0);
 }
 
+/* Wherever a request waits when its deadline passes: for a batch that has room, for a reader, for
+ * an answer from here. What is in a batch has been begun. */
+Test(dispatch, what_becomes_too_late_while_it_waits_is_not_begun, .init = setup, .fini = teardown)
+{
+    enum { COUNT = 16 };
+    static uint8_t body[1 << 14];
+    const uint32_t groove_id = create_things();
+    const struct query_request query = {.groove_id = groove_id, .index_id = WIRE_INDEX_NONE};
+    const uint32_t size = make_insert(body, groove_id, 60, 1);
+    struct fake *writes[COUNT];
+    struct fake *reads[COUNT];
+    struct fake *pings[COUNT + 1];
+    for (uint32_t i = 0; i < COUNT; i++) {
+        for (uint32_t event = 0; event < 60; event++) {
+            body[sizeof(struct wire_section) + event * OBJECT_SIZE + 1] = (uint8_t)(i + 1);
+        }
+        writes[i] = push(OPERATION_WRITE, body, size);
+        writes[i]->exchange.header.deadline_ms = 5;
+        reads[i] = push(OPERATION_COUNT, &query, sizeof query);
+        reads[i]->exchange.header.deadline_ms = 5;
+    }
+    for (uint32_t i = 0; i <= COUNT; i++) {
+        pings[i] = push(OPERATION_PING, NULL, 0);
+        pings[i]->exchange.header.deadline_ms = 5;
+    }
+    memory_forbid_allocation();
+    dispatch_take(&dispatch);
+    dispatch_submit(&dispatch);
+    memory_allow_allocation();
+    const uint32_t begun = COUNT - dispatch.writes.count;
+    cr_assert(begun > 0 && begun < COUNT, "%u", begun);
+    cr_assert_eq(dispatch.reads.count, COUNT - 2); /* Two have slots, and wait for a reader. */
+    cr_assert_eq(dispatch.looks.count, 1);
+    now_ns += 6 * 1000 * 1000;
+    run();
+    for (uint32_t i = 0; i < COUNT; i++) {
+        cr_assert_eq(header_of(writes[i]).result, i < begun ? RESULT_OK : RESULT_EXPIRED);
+        cr_assert_eq(header_of(reads[i]).result, RESULT_EXPIRED);
+    }
+    for (uint32_t i = 0; i <= COUNT; i++) {
+        cr_assert_eq(header_of(pings[i]).result, i < COUNT ? RESULT_OK : RESULT_EXPIRED);
+    }
+    uint64_t count = 0;
+    memcpy(&count, body_of(ask(OPERATION_COUNT, &query, sizeof query, RESULT_OK)), sizeof count);
+    cr_assert_eq(count, 60 * begun);
+    char expired[40];
+    snprintf(expired, sizeof expired, "\"expired\":%u,", COUNT - begun + COUNT + 1);
+    struct fake *stat = ask(OPERATION_STAT, NULL, 0, RESULT_OK);
+    cr_assert_not_null(memmem(body_of(stat), header_of(stat).body_size, expired, strlen(expired)));
+}
+
 Test(dispatch, stat_is_json_and_counts, .init = setup, .fini = teardown)
 {
     create_things();
