@@ -91,6 +91,17 @@ UNUSED_OK static uint32_t fd_count(void)
     return count;
 }
 
+UNUSED_OK static uint32_t thread_count(void)
+{
+    DIR *tasks = opendir("/proc/self/task");
+    uint32_t count = 0;
+    while (readdir(tasks) != NULL) {
+        count++;
+    }
+    closedir(tasks);
+    return count;
+}
+
 static void daemon_echo(struct exchange *exchange)
 {
     struct reply_header header =

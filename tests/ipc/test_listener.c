@@ -704,7 +704,7 @@ static void *stream_run(void *context)
 /* nng_close hung here in every run, within 170 rounds, before the repair. */
 TEST_BOTH(listener, stopping_with_traffic_in_flight_does_not_hang)
 {
-    enum { STREAM_COUNT = 2, ROUNDS = 60 };
+    enum { STREAM_COUNT = 2, ROUNDS = 110 };
     daemon_directory(d);
     _Atomic bool stop = false;
     struct stream streams[STREAM_COUNT] = {0};
@@ -716,6 +716,7 @@ TEST_BOTH(listener, stopping_with_traffic_in_flight_does_not_hang)
     struct prng prng;
     prng_init(&prng, 1);
     uint32_t fds = 0;
+    uint32_t threads = 0;
     for (int round = 0; round < ROUNDS; round++) {
         daemon_start_with(d, (struct listener_options){.exchange_count = 8});
         if (round % 4 != 0) {
@@ -725,8 +726,10 @@ TEST_BOTH(listener, stopping_with_traffic_in_flight_does_not_hang)
         daemon_stop(d);
         if (round == 10) {
             fds = fd_count();
+            threads = thread_count();
         }
     }
+    cr_assert(EVENTUALLY(thread_count() <= threads));
     stop = true;
     uint64_t answered = 0;
     for (int i = 0; i < STREAM_COUNT; i++) {

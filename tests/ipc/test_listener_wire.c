@@ -477,17 +477,6 @@ TEST_BOTH(wire, a_thousand_connections_are_served)
     daemon_end(d);
 }
 
-static uint32_t thread_count(void)
-{
-    DIR *tasks = opendir("/proc/self/task");
-    uint32_t count = 0;
-    while (readdir(tasks) != NULL) {
-        count++;
-    }
-    closedir(tasks);
-    return count;
-}
-
 static uint64_t rss(void)
 {
     struct memory_stats memory;
