@@ -1554,6 +1554,7 @@ void call_forget(struct call *call)
 {
     struct holt *holt = call->holt;
     pthread_mutex_lock(&holt->mutex);
+    assert(!call->lent); /* It was submitted, and has not come back. */
     if (call->state == CALL_PARKED) {
         struct message *message = call->message;
         message_remove_member(message, call);

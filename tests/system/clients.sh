@@ -74,6 +74,27 @@ many_beside_kills()
     fi
 }
 
+# ---- Python ----
+
+PYTHON=$PREFIX/lib/python3/dist-packages
+export HOLT_LIBRARY=$LIB/libholt.so.1 PYTHONDONTWRITEBYTECODE=1
+declare -A EXPECTED=(
+    ["first.py"]="Schaan: 5998 people
+town(id=3, name='Graz', country='AT', people=300000, latitude=47.07)
+3 towns, 2 of them in Liechtenstein"
+    ["transfer.py 3 40"]="5000"
+    ["errors.py"]="[(0, 'EXISTS')]
+OutOfRange: name text<8>: 'far too long': the value does not fit
+OutOfRange: size u8: 256: the value does not fit
+OutOfRange: size u8: -1: the value does not fit
+WrongType: size u8: 'big': the field is of another type
+BadArgument: groove thing has no field colour
+there is no groove nothing
+True 101"
+)
+
+# ---- Both, against the daemon ----
+
 for listener in "${LISTENERS[@]}"; do
     rm -f a.holt
     "$HOLT" format a.holt --block-size 8K >/dev/null
@@ -97,6 +118,14 @@ print(*(json.loads(line)["balance"] for line in sys.stdin))'; }
     same "$listener: each left a record" "$("$HOLT" count transfer)" 6
     expect "$listener: many" 0 "3000 written, 0 failed" pc/many 3000
     many_beside_kills 10000
+    output=$(PYTHONPATH=$PYTHON "$REPOSITORY/tests/system/python_client.py" "$DAEMON" 2>&1) || code=$?
+    sed -E "s/^(ok|not ok) /&$listener: python: /" <<<"$output"
+    [ "${code:-0}" = 0 ] || not_ok "$listener: python" "exit code $code"
+    for program in "first.py" "transfer.py 3 40" "errors.py"; do
+        # shellcheck disable=SC2086
+        expect "$listener: python: $program" 0 "${EXPECTED[$program]}" \
+            env PYTHONPATH="$PYTHON" "$REPOSITORY"/ipc/python/examples/$program
+    done
     daemon_stop TERM
     expect "$listener: verify" 0 "no problems" "$HOLT" verify a.holt
 done
