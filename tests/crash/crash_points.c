@@ -55,7 +55,7 @@ static struct settings {
     .seed = 1,
     .process_count = 2,
     .length = WORKLOAD_LENGTH_MAX,
-    .long_size = 620,
+    .long_size = 540,
     .stride = 70,
     .nested = 96,
 };
@@ -394,6 +394,9 @@ static void batch(struct model_driver *driver)
         driver_submit(driver, groove, EVENT_TYPE_UPSERT, numbers, groove == 0 ? FILL_SIZE : 8);
         driver_submit(driver, groove, EVENT_TYPE_REMOVE, numbers + 2, 3);
         driver_submit(driver, groove, EVENT_TYPE_UPDATE, numbers + 4, 4);
+        driver->atomic = true; /* The fourth is there, in all grooves but the first. */
+        driver_submit(driver, groove, EVENT_TYPE_INSERT, numbers + 2, 4);
+        driver->atomic = false;
     }
     driver_settle(driver);
 }

@@ -156,6 +156,7 @@ void driver_submit(struct model_driver *driver, uint32_t groove, enum event_type
         .event_count = count,
     };
     const uint32_t size = type == EVENT_TYPE_REMOVE ? 16 : model_object_size(groove);
+    bool undone = false;
     memcpy(body, &section, sizeof section);
     for (uint32_t i = 0; i < count; i++) {
         struct model_fields fields;
@@ -163,10 +164,16 @@ void driver_submit(struct model_driver *driver, uint32_t groove, enum event_type
         uint8_t image[MODEL_OBJECT_SIZE_MAX];
         model_image(image, groove, numbers[i], &fields, 0, 0);
         memcpy(body + sizeof section + (size_t)i * size, image, size);
-        const enum event_result expected =
-            model_event(&driver->model, groove, numbers[i], type, &fields, pending->commit, i);
-        pending->failure_count += expected != EVENT_RESULT_OK;
+        const bool failed = undone || model_event(&driver->model, groove, numbers[i], type, &fields,
+                                                  pending->commit, i) != EVENT_RESULT_OK;
+        pending->failure_count += failed;
+        if (failed && driver->atomic && !undone) { /* And with it all before and behind it. */
+            model_undo(&driver->model, pending->entry_first);
+            pending->failure_count = i + 1;
+            undone = true;
+        }
     }
+    driver->fixture.atomic = driver->atomic;
     submit(driver, REQUEST_KIND_WRITE, body, (uint32_t)sizeof section + count * size);
 }
 

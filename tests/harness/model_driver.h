@@ -24,6 +24,7 @@ struct model_driver {
         bool creates;           /* the entry is of a groove that is made */
     } pending[DRIVER_PENDING_MAX];
     uint32_t pending_first, pending_count;
+    bool atomic;                 /* so are writes that are submitted from now on */
     bool may_refuse;             /* the forest may refuse a request that is alone in flight */
     enum request_result refused; /* why it refused the last one; OK: it did not */
 };
