@@ -691,6 +691,42 @@ Test(chain, an_id_may_come_many_times_in_a_chain, .init = setup_open, .fini = te
     }
 }
 
+/* What a lane remembers of a chain that left nothing else is replayed, and kept by checkpoints,
+ * like any reply. */
+Test(chain, a_numbered_chain_is_told_again_as_it_was, .init = setup_open, .fini = teardown)
+{
+    const struct request_session session = {.client_id = {9}, .number = 3, .uid = 500};
+    cr_assert(eq(int, fixture_session_open(&fixture, &session, 1, 1), REQUEST_RESULT_OK));
+    event(0, EVENT_TYPE_INSERT, 0, 1, 1);
+    guarded(1, EVENT_TYPE_CHECK, 0, EVENT_GUARD_PRESENT, 0, 1, 0);
+    event(2, EVENT_TYPE_INSERT, 0, 1, 1);
+    fixture.session = &session;
+    send_as(true);
+    fixture.session = NULL;
+    assert_results(
+        (enum event_result[]){EVENT_RESULT_LINKED, EVENT_RESULT_GUARD, EVENT_RESULT_LINKED}, 3);
+    const struct request_outcome told = fixture.outcome;
+    struct event_failure failures[3];
+    memcpy(failures, fixture.failures, sizeof failures);
+    for (uint32_t round = 0; round < 12; round++) {
+        if (round % 3 == 1) { /* From the journal, then from checkpoints. */
+            fixture_crash(&fixture, round);
+            fixture_open(&fixture, 0, false);
+        }
+        struct session_answer answer = {0};
+        cr_assert(eq(int, forest_session_look(fixture.forest, &session, &answer), SESSION_DONE));
+        cr_assert(eq(u64, answer.outcome.commit, told.commit));
+        cr_assert(eq(u64, answer.outcome.timestamp, told.timestamp));
+        cr_assert(eq(u32, answer.outcome.failure_count, 3));
+        cr_assert(eq(int, memcmp(answer.outcome.failures, failures, sizeof failures), 0));
+        for (uint32_t i = 0; i < 20; i++) {
+            event(2, EVENT_TYPE_UPSERT, 0, i, round);
+            send();
+        }
+        check_all();
+    }
+}
+
 /* ---- Every failing position --------------------------------------------------------------------
  */
 
