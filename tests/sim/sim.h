@@ -54,6 +54,10 @@ enum sim_end { SIM_END_CUT, SIM_END_KILL, SIM_END_STOP };
     X(GUARDS_HELD, "guards that held")                                                             \
     X(GUARDS_FAILED, "guards that did not hold")                                                   \
     X(CHAINS_UNDONE, "chains taken back")                                                          \
+    X(NUMBERED, "numbered writes executed")                                                        \
+    X(DOUBLED, "numbered writes whose repetition got the same bytes")                              \
+    X(RESENT_DONE, "numbered writes sent again after a life: done already")                        \
+    X(RESENT_NEW, "numbered writes sent again after a life: done now")                             \
     X(CREATES, "grooves created")                                                                  \
     X(DROPS, "grooves dropped")                                                                    \
     X(READS, "reads compared with the model")                                                      \

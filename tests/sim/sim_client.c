@@ -59,6 +59,11 @@ static bool groove_may_exist(const struct sim_lane *lane)
     return sim_slot_groove(slot, lane->commit_sent) != 0 || sim_slot_groove(slot, UINT64_MAX) != 0;
 }
 
+static bool changes(uint16_t operation)
+{
+    return sim_is_write(operation) || operation == OPERATION_OPEN_SESSION;
+}
+
 /* A reply that is not OK, to a request that was in order: whether it may be. */
 void sim_check_refusal(const struct sim_lane *lane, const struct reply_header *header)
 {
@@ -85,14 +90,14 @@ void sim_check_refusal(const struct sim_lane *lane, const struct reply_header *h
         allowed = sim->life.stop_wanted;
         break;
     case RESULT_FULL:
-        allowed = sim_is_write(request.operation) && (sim->life.no_space || sim_is_troubled());
+        allowed = changes(request.operation) && (sim->life.no_space || sim_is_troubled());
         sim_count(SIM_REPLIES_FULL);
         if (sim_odds(1, 20)) { /* Somebody makes room. */
             sim->disk.size_limit = min_u64(sim->disk.size_limit + ROOM_MADE, sim_disk_capacity);
         }
         break;
     case RESULT_READ_ONLY:
-        allowed = sim_is_write(request.operation) && sim_is_troubled();
+        allowed = changes(request.operation) && sim_is_troubled();
         sim_count(SIM_REPLIES_READ_ONLY);
         if (sim->life.end_step != UINT64_MAX) { /* Some reads, then there is no more to see. */
             sim->life.end_step = min_u64(sim->life.end_step, sim->step + READ_ONLY_STEPS);
@@ -432,12 +437,27 @@ static enum sim_outcome random_read(struct sim_lane *lane)
                         sim_odds(1, 2) ? 0 : 1 + (uint32_t)sim_below(20), values);
 }
 
-static enum sim_outcome ask_write(struct sim_lane *lane)
+/* Compared when it is told. */
+static enum sim_outcome send_write(struct sim_lane *lane)
 {
     struct sim_parcel *parcel;
     const enum sim_outcome outcome = sim_ask_and_sort(lane, &parcel);
     if (outcome == SIM_OUTCOME_ANSWERED) {
-        sim_parcel_release(parcel); /* Compared when it was told. */
+        sim_parcel_release(parcel);
+    }
+    return outcome;
+}
+
+static enum sim_outcome ask_write(struct sim_lane *lane)
+{
+    lane->resent = false;
+    lane->kept = false;
+    if (lane->session && sim_odds(1, 2)) {
+        sim_request_identify(lane);
+    }
+    enum sim_outcome outcome = send_write(lane);
+    if (outcome == SIM_OUTCOME_ANSWERED && sim_is_numbered(lane) && sim_odds(1, 10)) {
+        outcome = send_write(lane); /* The reply went astray. */
     }
     return outcome;
 }
@@ -568,7 +588,7 @@ static enum sim_outcome wrong_request(struct sim_lane *lane)
         expected = RESULT_BAD_HEADER;
         break;
     case 2:
-        header.operation = 11 + (uint16_t)sim_below(100);
+        header.operation = OPERATION_CLOSE_SESSION + 1 + (uint16_t)sim_below(100);
         expected = RESULT_BAD_OPERATION;
         break;
     case 3: /* A lookup's body is no write. */
@@ -675,6 +695,26 @@ static void *scanner_run(void *argument)
     return NULL;
 }
 
+/* What nothing definite was said of is sent again, the same bytes, until something is. */
+static enum sim_outcome send_again(struct sim_lane *lane)
+{
+    enum sim_outcome outcome = SIM_OUTCOME_ANSWERED;
+    while (lane->unanswered && outcome != SIM_OUTCOME_GONE) {
+        outcome = send_write(lane);
+        think();
+    }
+    return outcome;
+}
+
+static enum sim_outcome open_session(struct sim_lane *lane)
+{
+    const struct open_session_request open = {.lane_count = 1};
+    sim_request_begin(lane, OPERATION_OPEN_SESSION);
+    sim_request_identify(lane);
+    sim_request_put(lane, &open, sizeof open);
+    return send_write(lane);
+}
+
 static void *lane_run(void *argument)
 {
     struct sim_lane *lane = argument;
@@ -683,7 +723,11 @@ static void *lane_run(void *argument)
     }
     for (;;) {
         think();
-        if (random_request(lane) == SIM_OUTCOME_GONE) {
+        enum sim_outcome outcome = send_again(lane);
+        if (outcome != SIM_OUTCOME_GONE && sim_odds(1, lane->session ? 200 : 4)) {
+            outcome = open_session(lane);
+        }
+        if (outcome == SIM_OUTCOME_GONE || random_request(lane) == SIM_OUTCOME_GONE) {
             return NULL;
         }
     }

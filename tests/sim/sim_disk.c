@@ -353,7 +353,8 @@ static bool write_goes_wrong(struct sim_disk *disk, uint64_t offset, const uint8
         return false; /* The two overlap. */
     }
     lose(disk, offset, buffer, size);
-    uint8_t *before = malloc(size);
+    static uint8_t before[IO_SIZE_MAX]; /* The forest thread may be the one that writes. */
+    assert(size <= sizeof before);
     memcpy(before, disk->bytes + victim, size);
     land(disk, victim, buffer, size);
     for (uint64_t done = 0; done < size; done += SECTOR_SIZE) {
@@ -369,7 +370,6 @@ static bool write_goes_wrong(struct sim_disk *disk, uint64_t offset, const uint8
             i += 1;
         }
     }
-    free(before);
     sim_count(SIM_MISDIRECTED);
     sim_trace("write misdirected", offset, size, victim);
     return true;

@@ -90,9 +90,11 @@ static void told_write(const struct sim_lane *lane, const struct reply_header *h
                         header->commit, header->timestamp, failures);
     struct write_reply write;
     memcpy(&write, body, sizeof write);
-    if (write.failure_count != count ||
-        header->body_size != sizeof write + count * sizeof(struct wire_failure) ||
-        (count > 0 && memcmp(body + sizeof write, failures, count * sizeof failures[0]) != 0)) {
+    const uint32_t listed =
+        sim_is_numbered(lane) ? (uint32_t)min_u64(count, SESSION_FAILURE_MAX) : count;
+    if (write.failure_count != listed || write.failure_total != count ||
+        header->body_size != sizeof write + listed * sizeof(struct wire_failure) ||
+        (listed > 0 && memcmp(body + sizeof write, failures, listed * sizeof failures[0]) != 0)) {
         struct wire_failure said = {0};
         if (write.failure_count > 0) {
             memcpy(&said, body + sizeof write, sizeof said);
@@ -146,6 +148,94 @@ static void told_drop(const struct sim_lane *lane, const struct reply_header *he
     sim_count(SIM_DROPS);
 }
 
+/* It was done in a life before: its lane is told now. The model knows of it if it left anything. */
+static void told_late(struct sim_lane *lane, const struct reply_header *header, const uint8_t *body)
+{
+    if (!lane->resent) {
+        sim_fail("commit %" PRIu64 " was executed before request %" PRIu64 " was sent",
+                 header->commit, lane->number);
+    }
+    sim_count(SIM_RESENT_DONE);
+    if (!lane->kept || sim_request_header(lane).operation != OPERATION_WRITE) {
+        return;
+    }
+    struct write_reply write;
+    memcpy(&write, body, sizeof write);
+    const uint32_t listed = (uint32_t)min_u64(lane->kept_failure_count, SESSION_FAILURE_MAX);
+    if (write.failure_total != lane->kept_failure_count || write.failure_count != listed ||
+        memcmp(body + sizeof write, lane->kept_failures, listed * sizeof lane->kept_failures[0]) !=
+            0) {
+        sim_fail("commit %" PRIu64 ", told late: %u failures said, %u expected", header->commit,
+                 write.failure_total, lane->kept_failure_count);
+    }
+}
+
+/* Whether the reply is news. What is said of a number, once it is definite, is said again in the
+ * same bytes, or not at all for now. */
+static bool is_news(struct sim_parcel *parcel, const struct reply_header *header)
+{
+    struct sim_lane *lane = &sim->front.lanes[parcel->lane];
+    if (header->result == RESULT_BUSY || header->result == RESULT_SHUTTING_DOWN) {
+        return false; /* Said at the door: the daemon did not take it in hand. */
+    }
+    if (!sim_is_numbered(lane)) {
+        return true;
+    }
+    const uint64_t hash =
+        header->result == RESULT_OK ? sim_hash(parcel->reply, parcel->reply_size) : header->result;
+    if (lane->told_number == lane->number) {
+        if (lane->told_hash != hash) {
+            sim_fail("request %" PRIu64 " was answered in two ways, now: %s", lane->number,
+                     result_name(header->result));
+        }
+        sim_count(SIM_DOUBLED);
+        return false;
+    }
+    if (header->result != RESULT_OK && lane->kept) {
+        sim_fail("request %" PRIu64 " was done, and is refused now: %s", lane->number,
+                 result_name(header->result));
+    }
+    lane->told_number = lane->number;
+    lane->told_hash = hash;
+    lane->unanswered = false;
+    lane->executed = header->result == RESULT_OK ? lane->number : lane->executed;
+    return true;
+}
+
+/* A session is opened: a commit like others, but nothing that the model knows. */
+static void told_open(struct sim_parcel *parcel, const struct reply_header *header,
+                      const uint8_t *body)
+{
+    struct sim_front *front = &sim->front;
+    struct sim_lane *lane = &front->lanes[parcel->lane];
+    if (header->result != RESULT_OK) {
+        return;
+    }
+    struct session_reply session;
+    uint64_t number;
+    if (header->body_size != sizeof session + sizeof number) {
+        sim_fail("a session of one lane was answered with %u bytes", header->body_size);
+    }
+    memcpy(&session, body, sizeof session);
+    memcpy(&number, body + sizeof session, sizeof number);
+    if (session.lane_count != 1 || number != lane->executed) {
+        sim_fail("a session has executed number %" PRIu64 ", %" PRIu64 " expected", number,
+                 lane->executed);
+    }
+    if (header->commit == 0) {
+        lane->session = true; /* The reply to the first opening was lost. */
+        return;
+    }
+    if (lane->session || header->commit <= front->commit_told ||
+        header->timestamp <= sim->model.timestamp) {
+        sim_fail("commit %" PRIu64 " opened a session out of turn", header->commit);
+    }
+    lane->session = true;
+    front->commit_told = header->commit;
+    front->commit_seen = max_u64(front->commit_seen, header->commit);
+    sim->model.timestamp = header->timestamp;
+}
+
 /* A reply to a write leaves the daemon: from now on it is a promise. */
 static void told(struct sim_parcel *parcel, const struct reply_header *header, const uint8_t *body)
 {
@@ -157,6 +247,17 @@ static void told(struct sim_parcel *parcel, const struct reply_header *header, c
             pending_remove(parcel->lane);
         }
         return;
+    }
+    if (header->commit <= front->commit_found && sim_is_numbered(lane)) {
+        if (lane->pending) {
+            pending_remove(parcel->lane);
+        }
+        told_late(lane, header, body);
+        return;
+    }
+    if (lane->kept) {
+        sim_fail("request %" PRIu64 " was executed again, as commit %" PRIu64, lane->number,
+                 header->commit);
     }
     if (!lane->pending || front->pending[0] != parcel->lane) {
         sim_fail("commit %" PRIu64 " overtook a write that was taken before it", header->commit);
@@ -170,6 +271,8 @@ static void told(struct sim_parcel *parcel, const struct reply_header *header, c
     front->commit_seen = max_u64(front->commit_seen, header->commit);
     sim->model.timestamp = header->timestamp;
     sim_count(SIM_WRITES);
+    sim->counters[SIM_NUMBERED] += sim_is_numbered(lane);
+    sim->counters[SIM_RESENT_NEW] += lane->resent && sim_is_numbered(lane);
     if (request.operation == OPERATION_WRITE) {
         told_write(lane, header, body);
     } else if (request.operation == OPERATION_CREATE_GROOVE) {
@@ -199,7 +302,9 @@ static void answer(struct sim_parcel *parcel)
             sim_mix(sim_hash(parcel->reply, parcel->reply_size));
         }
         sim_trace("reply", header.number, header.result, header.commit);
-        if (sim_is_write(request.operation)) {
+        if (request.operation == OPERATION_OPEN_SESSION) {
+            told_open(parcel, &header, parcel->reply + PROTOCOL_HEADER_SIZE);
+        } else if (sim_is_write(request.operation) && is_news(parcel, &header)) {
             told(parcel, &header, parcel->reply + PROTOCOL_HEADER_SIZE);
         }
         parcel->witness_count = front->pending_count;
@@ -342,6 +447,10 @@ struct exchange *__wrap_request_queue_take_all(struct request_queue *queue)
     for (struct exchange *exchange = oldest; exchange != NULL; exchange = exchange->next) {
         if (sim_is_write(exchange->header.operation)) {
             const uint32_t lane = ((struct sim_parcel *)exchange)->lane;
+            const bool told = front->lanes[lane].told_number == front->lanes[lane].number;
+            if (sim_is_numbered(&front->lanes[lane]) && (front->lanes[lane].pending || told)) {
+                continue; /* A doubled frame. */
+            }
             assert(!front->lanes[lane].pending);
             front->lanes[lane].pending = true;
             front->pending[front->pending_count] = lane;
@@ -354,21 +463,30 @@ struct exchange *__wrap_request_queue_take_all(struct request_queue *queue)
 /* ---- Asking ------------------------------------------------------------------------------------
  */
 
+/* NULL: none is free. */
+static struct sim_parcel *parcel_try_acquire(void)
+{
+    for (uint32_t i = 0; i < the_listener.exchange_count; i++) {
+        if (!parcels[i].used) {
+            parcels[i].used = true;
+            parcels[i].handed = false;
+            parcels[i].answered = false;
+            parcels[i].dropped = false;
+            parcels[i].witness_count = 0;
+            return &parcels[i];
+        }
+    }
+    return NULL;
+}
+
 static struct sim_parcel *parcel_acquire(void)
 {
-    for (;;) {
-        for (uint32_t i = 0; i < the_listener.exchange_count; i++) {
-            if (!parcels[i].used) {
-                parcels[i].used = true;
-                parcels[i].handed = false;
-                parcels[i].answered = false;
-                parcels[i].dropped = false;
-                parcels[i].witness_count = 0;
-                return &parcels[i];
-            }
-        }
+    struct sim_parcel *parcel = parcel_try_acquire();
+    while (parcel == NULL) {
         (void)sim_wait(parcels, UINT64_MAX);
+        parcel = parcel_try_acquire();
     }
+    return parcel;
 }
 
 void sim_parcel_release(struct sim_parcel *parcel)
@@ -400,6 +518,18 @@ void sim_request_flag(struct sim_lane *lane, uint32_t flags)
     memcpy(lane->request + offsetof(struct request_header, flags), &flags, sizeof flags);
 }
 
+void sim_request_identify(struct sim_lane *lane)
+{
+    uint8_t client_id[WIRE_ID_SIZE] = {[5] = (uint8_t)(1 + (lane - sim->front.lanes))};
+    memcpy(lane->request + offsetof(struct request_header, client_id), client_id, sizeof client_id);
+}
+
+bool sim_is_numbered(const struct sim_lane *lane)
+{
+    const struct request_header header = sim_request_header(lane);
+    return sim_is_write(header.operation) && header.client_id[5] != 0;
+}
+
 void sim_request_put(struct sim_lane *lane, const void *bytes, uint32_t size)
 {
     assert(size <= SIM_REQUEST_MAX - lane->request_size);
@@ -410,20 +540,9 @@ void sim_request_put(struct sim_lane *lane, const void *bytes, uint32_t size)
            sizeof body_size);
 }
 
-/* Sends what the lane holds, and waits for the reply. NULL: there is none, the daemon stops. */
-struct sim_parcel *sim_ask(struct sim_lane *lane)
+/* The parcel goes to the daemon, which may answer at once. */
+static void hand_over(struct sim_lane *lane, struct sim_parcel *parcel)
 {
-    if (the_listener.stopped) {
-        return NULL;
-    }
-    struct sim_parcel *parcel = parcel_acquire();
-    sim_sleep(sim_duration(NETWORK_NS));
-    if (the_listener.stopped) {
-        sim_parcel_release(parcel);
-        return NULL;
-    }
-    lane->commit_sent = sim->front.commit_seen;
-    lane->sent_ns = sim->now_ns;
     parcel->lane = (uint32_t)(lane - sim->front.lanes);
     uint8_t *bytes = parcel->bytes + sim_below(SIM_ALIGNMENT_MAX);
     memcpy(bytes, lane->request, lane->request_size);
@@ -447,9 +566,52 @@ struct sim_parcel *sim_ask(struct sim_lane *lane)
     } else {
         the_listener.handler(the_listener.context, exchange);
     }
+}
+
+static void await_answer(struct sim_parcel *parcel)
+{
     while (!parcel->answered) {
         (void)sim_wait(parcel, UINT64_MAX);
     }
+}
+
+/* The frame arrives a second time, at once or when the first has its answer. */
+static void double_frame(struct sim_lane *lane)
+{
+    struct sim_parcel *second = parcel_try_acquire();
+    if (second == NULL) {
+        return;
+    }
+    if (sim_odds(1, 2)) {
+        sim_sleep(sim_duration(sim_odds(1, 2) ? sim->swarm.sync_ns : NETWORK_NS));
+    }
+    if (!the_listener.stopped) {
+        hand_over(lane, second);
+        await_answer(second);
+    }
+    sim_parcel_release(second);
+}
+
+/* Sends what the lane holds, and waits for the reply. NULL: there is none, the daemon stops. */
+struct sim_parcel *sim_ask(struct sim_lane *lane)
+{
+    if (the_listener.stopped) {
+        return NULL;
+    }
+    struct sim_parcel *parcel = parcel_acquire();
+    sim_sleep(sim_duration(NETWORK_NS));
+    if (the_listener.stopped) {
+        sim_parcel_release(parcel);
+        return NULL;
+    }
+    lane->commit_sent = sim->front.commit_seen;
+    lane->sent_ns = sim->now_ns;
+    lane->unanswered |= sim_is_numbered(lane) && lane->told_number != lane->number;
+    hand_over(lane, parcel);
+    if (sim_is_numbered(lane) && sim_odds(1, 6)) {
+        double_frame(lane);
+    }
+    await_answer(parcel);
     sim_sleep(sim_duration(NETWORK_NS));
     return parcel;
 }

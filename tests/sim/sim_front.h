@@ -4,7 +4,12 @@
  * A lane is a client that asks one thing at a time. Its request goes as bytes to the daemon's
  * handler, as a transport would hand it over. A reply to a write counts from the moment the daemon
  * sends it: the model follows there, in the order of commits. Replies to reads are compared by who
- * asked (sim_client.h). */
+ * asked (sim_client.h).
+ *
+ * Half of the writes are numbered: each lane has a session of its own, of one lane. Their frames
+ * are now and then doubled, the second one a while later; and what the end of a life leaves without
+ * an answer is sent again in the next, the same bytes. Every reply to one number must be the same,
+ * and the model takes each number once. */
 #pragma once
 
 #include <stdbool.h>
@@ -28,6 +33,16 @@ struct sim_lane {
     uint64_t commit_sent; /* front.commit_seen when it was sent */
     uint64_t sent_ns;
     bool pending; /* a write that the daemon has taken in hand, and not spoken of yet */
+
+    bool session;         /* it is open: durably so */
+    bool unanswered;      /* a numbered write was sent, and nothing definite was said of it */
+    bool resent;          /* in another life than at first */
+    bool kept;            /* the scan found it done */
+    uint64_t told_number; /* the last numbered write that was answered for good... */
+    uint64_t told_hash;   /* ... and all bytes of the answer; of a refusal, its result */
+    uint64_t executed;    /* number of the last one that was executed */
+    uint32_t kept_failure_count;
+    struct event_failure kept_failures[SESSION_FAILURE_MAX]; /* what the model says of a kept one */
 };
 
 struct sim_front {
@@ -37,6 +52,7 @@ struct sim_front {
     uint64_t number_next;
     uint64_t commit_told;    /* highest commit that a reply to a write named */
     uint64_t commit_seen;    /* the same of any reply that has arrived */
+    uint64_t commit_found;   /* what the life began with: higher ones are executed in it */
     uint32_t remove_weight;  /* this life's inclination */
     uint32_t answered_count; /* in this life */
     uint32_t quota;          /* so many make it done */
@@ -65,6 +81,9 @@ struct sim_parcel {
 void sim_request_begin(struct sim_lane *lane, uint16_t operation);
 void sim_request_put(struct sim_lane *lane, const void *bytes, uint32_t size);
 void sim_request_flag(struct sim_lane *lane, uint32_t flags);
+/* The request belongs to the lane's session. */
+void sim_request_identify(struct sim_lane *lane);
+bool sim_is_numbered(const struct sim_lane *lane);
 struct request_header sim_request_header(const struct sim_lane *lane);
 const uint8_t *sim_request_body(const struct sim_lane *lane);
 bool sim_is_write(uint16_t operation);

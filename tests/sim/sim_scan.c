@@ -165,15 +165,19 @@ static bool grooves_exist(const struct sim_lane *lane)
 }
 
 /* One write that nobody was told of, as if it had happened. */
-static void assume(const struct sim_lane *lane, uint64_t commit)
+static void assume(struct sim_lane *lane, uint64_t commit)
 {
     struct sim_model *model = &sim->model;
     const struct request_header request = sim_request_header(lane);
     struct event_failure failures[SIM_FAILURE_MAX];
     if (request.operation == OPERATION_WRITE) {
         if (grooves_exist(lane)) { /* Else it was refused. */
-            (void)sim_model_write(model, sim_request_body(lane), request.body_size,
-                                  request.flags != 0, commit, SIM_UNKNOWN, failures);
+            lane->kept_failure_count =
+                sim_model_write(model, sim_request_body(lane), request.body_size,
+                                request.flags != 0, commit, SIM_UNKNOWN, failures);
+            memcpy(lane->kept_failures, failures,
+                   min_u64(lane->kept_failure_count, SESSION_FAILURE_MAX) * sizeof failures[0]);
+            lane->kept = true;
         }
         return;
     }
@@ -181,8 +185,10 @@ static void assume(const struct sim_lane *lane, uint64_t commit)
     const bool exists = sim_slot_groove(slot, UINT64_MAX) != 0;
     if (request.operation == OPERATION_CREATE_GROOVE && !exists) {
         sim_model_create(model, slot, commit, UINT32_MAX);
+        lane->kept = true;
     } else if (request.operation == OPERATION_DROP_GROOVE && exists) {
         sim_model_drop(model, slot, commit);
+        lane->kept = true;
     }
 }
 
@@ -240,8 +246,10 @@ static void scan_resolve(uint64_t commit, bool named)
     adopt();
     for (uint32_t i = 0; i < SIM_LANE_MAX; i++) {
         front->lanes[i].pending = false;
+        front->lanes[i].resent = front->lanes[i].unanswered;
     }
     front->pending_count = 0;
+    front->commit_found = commit;
     front->commit_told = commit;
     front->commit_seen = commit;
     sim_trace("scanned", commit, kept, 0);
