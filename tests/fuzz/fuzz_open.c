@@ -212,13 +212,19 @@ static void objects_fill(struct fixture_object *objects, uint64_t first, uint32_
     }
 }
 
+static struct request_session sessions[2];
+
 static void objects_write(enum event_type type, uint64_t first, uint32_t count)
 {
     static uint8_t body[BODY_SIZE];
     struct fixture_object objects[BATCH_OBJECT_COUNT];
     objects_fill(objects, first, count);
     const uint32_t size = fixture_body(body, fixture.groove_id, type, objects, count);
+    sessions[0].lane = (uint32_t)(first % 2);
+    sessions[0].number += 1;
+    fixture.session = &sessions[0];
     const enum request_result result = fixture_request(&fixture, REQUEST_KIND_WRITE, body, size);
+    fixture.session = NULL;
     assert(result == REQUEST_RESULT_OK);
 }
 
@@ -236,6 +242,16 @@ static void groove_make(void)
     fixture.groove_id = fixture.outcome.groove_id;
 }
 
+/* One that writes, with failures, and one that never does. */
+static void sessions_open(void)
+{
+    for (uint32_t i = 0; i < array_count(sessions); i++) {
+        sessions[i] = (struct request_session){.client_id = {9, (uint8_t)i}, .uid = i};
+        const enum request_result result = fixture_session_open(&fixture, &sessions[i], 2 + i, 1);
+        assert(result == REQUEST_RESULT_OK);
+    }
+}
+
 static void file_make(void)
 {
     geometry = geometry_tiny();
@@ -244,6 +260,7 @@ static void file_make(void)
     fixture_init(&fixture, &geometry);
     fixture_open(&fixture, 0, false);
     groove_make();
+    sessions_open();
     for (uint64_t i = 0; i < BATCH_COUNT; i++) {
         objects_write(EVENT_TYPE_INSERT, i * BATCH_OBJECT_COUNT, BATCH_OBJECT_COUNT);
     }
@@ -254,7 +271,7 @@ static void file_make(void)
     objects_write(EVENT_TYPE_INSERT, BATCH_COUNT * BATCH_OBJECT_COUNT, BATCH_OBJECT_COUNT);
     const struct superblock *superblock = (const void *)fixture.sim.bytes;
     for (uint64_t i = 0; superblock->checkpoint.spill_size == 0; i++) {
-        objects_write(EVENT_TYPE_UPSERT, i * 7, 1);
+        objects_write(i % 2 == 0 ? EVENT_TYPE_UPSERT : EVENT_TYPE_INSERT, i * 7, 1);
         fixture_settle(&fixture);
     }
     fixture_close(&fixture);

@@ -7,7 +7,8 @@
  *              bit 2: the peer's deadline is over before the forest looks
  *              bit 3: a write is atomic
  *              bits 4 to 7: the connection, of which each user has four
- *   u8 operation, u16 body size, body
+ *   u8 operation; with bit 7 it names a session: u8 client, u8 lane, u8 number behind the size
+ *   u16 body size, body
  *
  * Each must be answered once, by a reply that a client accepts; and the file that is left must be
  * one that `holt verify` finds no problem in, and that opens again. The front-end is made of
@@ -281,16 +282,22 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     setup();
     while (input.size > 0 && fake_count < EXCHANGE_COUNT) {
         const uint8_t flags = fuzz_u8(&input);
+        const uint8_t operation = fuzz_u8(&input);
         struct request_header header = {
             .magic = PROTOCOL_MAGIC,
             .version = PROTOCOL_VERSION,
-            .operation = fuzz_u8(&input),
+            .operation = operation & 0x7f,
             .number = 100 + fake_count,
             .deadline_ms = (flags & 4) != 0 ? DEADLINE_MS : 0,
             .body_size = fuzz_u16(&input) % REQUEST_SIZE_MAX,
         };
         if ((flags & 8) != 0 && header.operation == OPERATION_WRITE) {
             header.flags = WIRE_REQUEST_FLAG_ATOMIC;
+        }
+        if (operation > 0x7f) { /* Few of each, so that they meet. */
+            header.client_id[0] = 1 + fuzz_u8(&input) % 3;
+            header.lane = fuzz_u8(&input) % 4;
+            header.number = fuzz_u8(&input) % 8;
         }
         uint32_t message_size = 0;
         if ((flags & 1) == 0) {
