@@ -82,7 +82,8 @@ static_assert(OBJECT_HEADER_SIZE == sizeof(struct wire_object_header), "wire and
 enum {
     /* HELLO, headers, a create: small messages need this much beside a batch or a reply. */
     MESSAGE_MARGIN = 4096,
-    /* STAT takes some tens of microseconds, and whoever asks for nothing else holds up writes. */
+    /* In one turn of the forest thread's loop, so that those who ask for nothing else do not hold
+     * up writes; and one of STAT and SCHEMA, which take as long as some dozen PINGs. */
     LOOKS_PER_TURN = 16,
     SCHEMA_GROOVE_SIZE_MAX = sizeof(struct schema_groove) +
                              FIELD_COUNT_MAX * sizeof(struct schema_field) +
@@ -387,33 +388,33 @@ static bool is_expired(const struct dispatch *dispatch, const struct exchange *e
     return deadline_ns != 0 && clock_monotonic_ns(dispatch->clock) > deadline_ns;
 }
 
-/* Answers whose turn it is. */
-static void answer(struct dispatch *dispatch)
+/* Answers whose turn it is. Returns whether that took long. */
+static bool answer(struct dispatch *dispatch)
 {
     struct exchange *exchange = waiting_pop(dispatch, &dispatch->looks);
     if (is_expired(dispatch, exchange)) {
         dispatch->expired_total += 1;
         refuse(dispatch, exchange, RESULT_EXPIRED, NULL);
-        return;
+        return false;
     }
     const char *denied = gate_check(&dispatch->gate, exchange);
     if (denied != NULL) {
         refuse(dispatch, exchange, RESULT_DENIED, denied);
-        return;
+        return false;
     }
     switch ((enum operation)exchange->header.operation) {
     case OPERATION_HELLO:
         answer_hello(dispatch, exchange);
-        return;
+        return false;
     case OPERATION_PING:
         reply_body(exchange, exchange_body(exchange), exchange->header.body_size);
-        return;
+        return false;
     case OPERATION_STAT:
         answer_stat(dispatch, exchange);
-        return;
+        return true;
     case OPERATION_SCHEMA:
         answer_schema(dispatch, exchange);
-        return;
+        return true;
     case OPERATION_CREATE_GROOVE:
     case OPERATION_DROP_GROOVE:
     case OPERATION_WRITE:
@@ -425,6 +426,7 @@ static void answer(struct dispatch *dispatch)
         break;
     }
     assert(false && "goes to the forest");
+    return false;
 }
 
 bool dispatch_take(struct dispatch *dispatch)
@@ -964,8 +966,9 @@ bool dispatch_submit(struct dispatch *dispatch)
     while (dispatch->reads.count > 0 && submit_read(dispatch)) {
         any = true;
     }
-    for (uint32_t i = 0; i < LOOKS_PER_TURN && dispatch->looks.count > 0; i++) {
-        answer(dispatch);
+    bool is_long = false;
+    for (uint32_t i = 0; i < LOOKS_PER_TURN && dispatch->looks.count > 0 && !is_long; i++) {
+        is_long = answer(dispatch);
         any = true;
     }
     return any;

@@ -831,15 +831,16 @@ Test(dispatch, a_flood_of_looks_costs_another_user_one_of_them_and_writes_none, 
     struct fake *ping = push(OPERATION_PING, "well?", 5);
     struct fake *write = push(OPERATION_WRITE, body, make_insert(body, groove_id, 1, 1));
     dispatch_take(&dispatch);
-    cr_assert(dispatch_submit(&dispatch));
-    cr_assert_eq(dispatch.writes.count, 0); /* It is in a batch. */
-    cr_assert(ping->answered);
-    uint32_t answered = 0;
-    for (uint32_t i = 0; i < 60; i++) {
-        answered += looks[i]->answered;
+    for (uint32_t turn = 1; turn <= 2; turn++) {
+        cr_assert(dispatch_submit(&dispatch));
+        cr_assert_eq(dispatch.writes.count, 0); /* It is in a batch. */
+        uint32_t answered = 0;
+        for (uint32_t i = 0; i < 60; i++) {
+            answered += looks[i]->answered;
+        }
+        cr_assert_eq(answered, turn); /* One of those that take long, in a turn of the loop. */
     }
-    cr_assert_leq(answered, 16); /* of one turn of the loop */
-    cr_assert(looks[0]->answered && !looks[59]->answered);
+    cr_assert(ping->answered);
     cr_assert_not(dispatch_is_idle(&dispatch));
     run();
     cr_assert(looks[59]->answered && write->answered);
