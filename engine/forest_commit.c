@@ -154,6 +154,14 @@ static void add_internal(struct forest *forest, struct batch *batch, enum reques
     assert(admission == BATCH_ADDED);
 }
 
+bool forest_gathering_has(const struct forest *forest, uint32_t part)
+{
+    assert(part > 0);
+    const struct batch *batch = forest->gathering;
+    return batch->request_bytes * part >= forest->geometry.batch_size_max ||
+           (uint64_t)batch->event_count * part >= forest->geometry.batch_event_max;
+}
+
 bool forest_is_idle(const struct forest *forest)
 {
     return forest->gathering->request_count == 0 && forest->preparing == NULL &&
@@ -296,9 +304,7 @@ static struct batch *batch_unused(struct forest *forest)
 /* Small batches wait for the journal, so that requests which come meanwhile share the entry. */
 static bool worth_preparing(const struct forest *forest)
 {
-    return !forest->journal.writing ||
-           forest->gathering->request_bytes * 4 >= forest->geometry.batch_size_max ||
-           forest->gathering->event_count * 4 >= forest->geometry.batch_event_max;
+    return !forest->journal.writing || forest_gathering_has(forest, 4);
 }
 
 static uint32_t requests_accepted(const struct batch *batch)

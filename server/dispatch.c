@@ -85,6 +85,7 @@ enum {
     /* In one turn of the forest thread's loop, so that those who ask for nothing else do not hold
      * up writes; and one of STAT and SCHEMA, which take as long as some dozen PINGs. */
     LOOKS_PER_TURN = 16,
+    SHARED_BATCH_PART = 8, /* of the largest batch: a millisecond or so of work */
     SCHEMA_GROOVE_SIZE_MAX = sizeof(struct schema_groove) +
                              FIELD_COUNT_MAX * sizeof(struct schema_field) +
                              INDEX_COUNT_MAX * sizeof(struct schema_index),
@@ -92,6 +93,8 @@ enum {
 static_assert(MESSAGE_MARGIN > sizeof(struct wire_groove_spec) + PROTOCOL_HEADER_SIZE, "fits");
 
 static const uint64_t ns_per_ms = 1000ull * 1000;
+static const uint64_t shared_ns =
+    1000ull * 1000 * 1000; /* so long two users ask at the same time */
 
 /* Takes out whose turn it is: from here on it does not wait. */
 static struct exchange *waiting_pop(struct dispatch *dispatch, struct fair_queue *waiting)
@@ -439,6 +442,10 @@ bool dispatch_take(struct dispatch *dispatch)
         struct exchange *exchange = next;
         next = exchange->next;
         exchange->context = dispatch;
+        if (exchange->peer_uid != dispatch->last_uid) {
+            dispatch->other_user_ns = dispatch->taken_total > 0 ? exchange->received_ns : 0;
+            dispatch->last_uid = exchange->peer_uid;
+        }
         dispatch->taken_total += 1;
         assert(exchange->header.operation < DISPATCH_OPERATION_COUNT);
         dispatch->requests_total[exchange->header.operation] += 1;
@@ -789,8 +796,20 @@ static bool submit_close_session(struct dispatch *dispatch)
     return true;
 }
 
+/* Whoever comes waits for the batch that is under way and for the one that gathers. So while
+ * several users ask, a batch does not grow to what one of them could fill it with. */
+static bool batch_is_enough(const struct dispatch *dispatch)
+{
+    return dispatch->other_user_ns != 0 &&
+           forest_gathering_has(dispatch->forest, SHARED_BATCH_PART) &&
+           clock_monotonic_ns(dispatch->clock) < dispatch->other_user_ns + shared_ns;
+}
+
 static bool submit_write(struct dispatch *dispatch)
 {
+    if (batch_is_enough(dispatch)) {
+        return false;
+    }
     struct exchange *exchange = fair_queue_peek(&dispatch->writes);
     if (exchange->header.operation == OPERATION_OPEN_SESSION) {
         return submit_open_session(dispatch);

@@ -48,6 +48,9 @@ struct dispatch {
     struct fair_queue looks;            /* to be answered here, some in each turn */
     _Atomic uint32_t reads_in_progress; /* release by the reader, acquire by dispatch_is_idle */
 
+    uint32_t last_uid;      /* of the request that was taken last */
+    uint64_t other_user_ns; /* when it was another user's than the one before; 0: never */
+
     uint64_t taken_total;                              /* requests out of the queue so far */
     uint64_t requests_total[DISPATCH_OPERATION_COUNT]; /* by operation */
     uint64_t refused_total; /* results other than OK, but for those of reads */

@@ -817,6 +817,44 @@ Test(dispatch, a_flood_of_writes_costs_another_user_one_turn, .init = setup, .fi
     cr_assert_eq(before, 5);
 }
 
+/* Writes, and returns how many batches they took. */
+static uint64_t batches_of(uint32_t groove_id, uint32_t write_count, uint8_t round)
+{
+    static uint8_t body[1 << 14];
+    const uint32_t size = make_insert(body, groove_id, 4, 1); /* A sixteenth of a batch's events. */
+    struct forest_stats before;
+    struct forest_stats after;
+    forest_stats(forest, &before);
+    for (uint32_t i = 0; i < write_count; i++) {
+        for (uint32_t event = 0; event < 4; event++) {
+            uint8_t *image = body + sizeof(struct wire_section) + event * OBJECT_SIZE;
+            image[1] = (uint8_t)(i + 1);
+            image[2] = round;
+        }
+        push(OPERATION_WRITE, body, size);
+    }
+    run();
+    forest_stats(forest, &after);
+    return after.journal_entries - before.journal_entries;
+}
+
+/* Whoever comes waits for the batch that gathers, too. */
+Test(dispatch, batches_are_small_while_two_users_ask, .init = setup, .fini = teardown)
+{
+    enum { COUNT = 32 };
+    peer_uid = 1000;
+    const uint32_t groove_id = create_things();
+    cr_assert_eq(batches_of(groove_id, COUNT, 0), 2); /* Alone: 16 of them fill one. */
+    peer_uid = 1001;
+    ask(OPERATION_PING, NULL, 0, RESULT_OK);
+    peer_uid = 1000;
+    cr_assert_eq(batches_of(groove_id, COUNT, 1), COUNT / 2); /* An eighth each. */
+    now_ns += 900 * 1000 * 1000;
+    cr_assert_eq(batches_of(groove_id, COUNT, 2), COUNT / 2);
+    now_ns += 200 * 1000 * 1000;
+    cr_assert_eq(batches_of(groove_id, COUNT, 3), 2); /* Nobody else has asked for a second. */
+}
+
 Test(dispatch, a_flood_of_looks_costs_another_user_one_of_them_and_writes_none, .init = setup,
      .fini = teardown)
 {
