@@ -140,8 +140,10 @@ scenario()
 
 scenario "one synchronous client" raw:holt-native nng:holt-nng --
 scenario "one synchronous client of nng's" nng:holt-nng raw:holt-native -- --client nng
+scenario "one synchronous client of libholt" raw:holt-native -- --client libholt
 scenario "32 synchronous clients" raw:holt-native raw:holt-nng nng:holt-nng -- --clients 32
 scenario "one client with 64 in flight" raw:holt-native raw:holt-nng nng:holt-nng -- --in-flight 64
+scenario "one client of libholt with 64 in flight" raw:holt-native -- --in-flight 64 --client libholt
 
 printf '\n'
 for name in holt-native holt-nng; do

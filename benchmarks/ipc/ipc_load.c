@@ -1,11 +1,12 @@
 /* Clients that insert one object of 128 bytes with each request, and measure how long the answer
  * takes. They do not care whether Holt answers or an echo.
  *
- *   ipc_load SOCKET --clients N --in-flight K --seconds S [--first NUMBER] [--client holt|nng]
- *                   [--echo]
+ *   ipc_load SOCKET --clients N --in-flight K --seconds S [--first NUMBER]
+ *                   [--client holt|nng|libholt] [--echo]
  *
  * Ids are a function of --first, which must be new for each run on one file. --echo: there is no
- * groove to ask for. One line of JSON with the rate and the latencies goes to stdout. */
+ * groove to ask for, and libholt, which would ask, gives way to the client of the tools. One line
+ * of JSON with the rate and the latencies goes to stdout. */
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -18,6 +19,7 @@
 
 #include "benchmarks/load/workload.h"
 #include "ipc/client.h"
+#include "ipc/libholt/holt.h"
 #include "pool/base.h"
 #include "pool/clock.h"
 
@@ -36,6 +38,7 @@ struct options {
     uint32_t seconds;
     uint64_t first;
     bool nng;
+    bool libholt;
     bool echo;
 };
 
@@ -142,6 +145,109 @@ static void run_holt(struct worker *worker)
     client_close(client);
 }
 
+/* One of the writes that libholt has under way; the callback begins the next. */
+struct flight {
+    struct worker *worker;
+    struct holt_groove *groove;
+    struct holt_write *write;
+    uint64_t sent_ns;
+    _Atomic uint32_t *left; /* flights that have not landed for good */
+};
+
+/* False: no more, or it failed. */
+static bool flight_judge(struct flight *flight, enum holt_status status)
+{
+    struct worker *worker = flight->worker;
+    if (status != HOLT_OK) {
+        worker->failure = holt_status_name(status);
+        return false;
+    }
+    if (worker->latency_count < LATENCY_COUNT_MAX) {
+        worker->latency_ns[worker->latency_count++] = now_ns() - flight->sent_ns;
+    }
+    return !atomic_load(&stop);
+}
+
+static enum holt_status flight_fill(struct flight *flight)
+{
+    struct workload_object object;
+    workload_object(1, flight->worker->next++, 0, &object);
+    holt_write_clear(flight->write);
+    flight->sent_ns = now_ns();
+    return holt_write_insert(flight->write, flight->groove, &object);
+}
+
+static void flight_landed(void *context, struct holt_write *write, enum holt_status status)
+{
+    struct flight *flight = context;
+    if (flight_judge(flight, status)) {
+        status = flight_fill(flight);
+        if (status == HOLT_OK) {
+            status = holt_write_submit(write, TIMEOUT_MS, flight_landed, flight, NULL);
+        }
+        if (status == HOLT_OK) {
+            return;
+        }
+        flight->worker->failure = holt_status_name(status);
+    }
+    atomic_fetch_sub(flight->left, 1);
+}
+
+/* As a program would use it: one at a time with commit, more with submit. */
+static void run_libholt(struct worker *worker)
+{
+    struct flight flights[IN_FLIGHT_MAX];
+    const uint32_t count = worker->options->in_flight;
+    _Atomic uint32_t left = count;
+    struct holt *holt;
+    struct holt_groove *groove = NULL;
+    enum holt_status status =
+        holt_open(&(struct holt_options){.socket_path = worker->options->socket_path}, &holt, NULL);
+    if (status == HOLT_OK) {
+        status = holt_groove_open(holt, "load", 0, &groove, NULL);
+    }
+    for (uint32_t i = 0; i < count && status == HOLT_OK; i++) {
+        flights[i] = (struct flight){.worker = worker, .groove = groove, .left = &left};
+        status = holt_write_new(holt, &flights[i].write);
+    }
+    if (status != HOLT_OK) {
+        worker->failure = holt_status_name(status);
+        return; /* The program ends with it. */
+    }
+    if (count == 1) {
+        do {
+            status = flight_fill(&flights[0]);
+            if (status == HOLT_OK) {
+                status = holt_write_commit(flights[0].write, TIMEOUT_MS, NULL);
+            }
+        } while (flight_judge(&flights[0], status));
+    } else {
+        for (uint32_t i = 0; i < count; i++) {
+            status = flight_fill(&flights[i]);
+            if (status == HOLT_OK) {
+                status = holt_write_submit(flights[i].write, TIMEOUT_MS, flight_landed, &flights[i],
+                                           NULL);
+            }
+            if (status != HOLT_OK) {
+                worker->failure = holt_status_name(status);
+                return;
+            }
+        }
+        while (atomic_load(&left) > 0) {
+            const struct timespec moment = {.tv_nsec = 10 * 1000 * 1000};
+            nanosleep(&moment, NULL);
+        }
+    }
+    struct holt_stats stats;
+    holt_stats_read(holt, &stats);
+    worker->busy_count += stats.busy;
+    for (uint32_t i = 0; i < count; i++) {
+        holt_write_free(flights[i].write);
+    }
+    holt_groove_close(groove);
+    holt_close(holt);
+}
+
 /* nng's own client, one request at a time. */
 static void run_nng(struct worker *worker)
 {
@@ -203,6 +309,8 @@ static void *run(void *context)
     struct worker *worker = context;
     if (worker->options->nng) {
         run_nng(worker);
+    } else if (worker->options->libholt && !worker->options->echo) {
+        run_libholt(worker);
     } else {
         run_holt(worker);
     }
@@ -304,6 +412,7 @@ static bool parse(int argc, char **argv, struct options *options)
             options->first = number;
         } else if (strcmp(name, "--client") == 0) {
             options->nng = strcmp(argv[i], "nng") == 0;
+            options->libholt = strcmp(argv[i], "libholt") == 0;
         } else {
             return false;
         }
@@ -319,7 +428,7 @@ int main(int argc, char **argv)
     static struct worker workers[CLIENT_COUNT_MAX];
     if (!parse(argc, argv, &options)) {
         fprintf(stderr, "usage: ipc_load SOCKET [--clients N] [--in-flight K] [--seconds S] "
-                        "[--first NUMBER] [--client holt|nng] [--echo]\n");
+                        "[--first NUMBER] [--client holt|nng|libholt] [--echo]\n");
         return 64;
     }
     const uint32_t groove_id = options.echo ? 1 : groove_id_of(options.socket_path);

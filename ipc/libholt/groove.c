@@ -78,7 +78,7 @@ static bool name_copy(char target[WIRE_NAME_SIZE], const char *name)
     if (name == NULL || strlen(name) >= WIRE_NAME_SIZE) {
         return false;
     }
-    memcpy(target, name, strlen(name));
+    memcpy(target, name, strlen(name) + 1);
     return true;
 }
 

@@ -116,43 +116,43 @@ enum connection_state {
 };
 
 struct holt {
-    pid_t pid;
     pthread_t thread;
+    pid_t pid;
     int wake_fd;
     struct sockaddr_un address;
-    uint32_t deadline_ms;
-    enum holt_session session;
-    uint32_t request_count_max;
     bool join;
     bool session_kept; /* its client id was given: it outlives the client */
+    uint32_t deadline_ms;
+    uint32_t request_count_max;
+    enum holt_session session;
 
     pthread_mutex_t mutex;
     pthread_cond_t changed; /* `opening` */
     /* Guarded by mutex from here on. */
+    uint64_t open_deadline_ns;
     uint32_t reference_count; /* the client's own, and one of each write and read */
     bool opening;
     bool closing;
     bool closed; /* the thread is gone */
+    bool broken; /* a send failed: the client's thread will hang up */
     struct holt_error open_error;
-    uint64_t open_deadline_ns;
 
     enum connection_state state;
-    int fd;                         /* -1: none; closed by the client's thread only */
-    bool broken;                    /* a send failed: the client's thread will hang up */
-    uint64_t connect_ns;            /* not before */
-    uint64_t handshake_deadline_ns; /* while neither NONE nor READY */
-    uint32_t backoff_ms;
+    int fd;                          /* -1: none; closed by the client's thread only */
+    uint64_t connect_ns;             /* not before */
+    uint64_t handshake_deadline_ns;  /* while neither NONE nor READY */
     struct holt_error connect_error; /* why there is no connection */
-    uint8_t *buffer;                 /* received, not yet looked at: [start, end) of capacity */
+    uint32_t backoff_ms;
+    uint8_t *buffer; /* received, not yet looked at: [start, end) of capacity */
     size_t capacity, start, end;
 
     struct hello_reply hello; /* zero before the first */
-    bool session_open;
-    bool session_old; /* the next OPEN_SESSION is the first with a given client id */
-    uint32_t generation;
     uint8_t client_id[WIRE_ID_SIZE];
+    uint32_t generation;
     uint32_t lane_count;
     uint32_t lane_count_wanted;
+    bool session_open;
+    bool session_old; /* the next OPEN_SESSION is the first with a given client id */
     bool lane_used[WIRE_LANE_COUNT_MAX];
     uint64_t lane_number[WIRE_LANE_COUNT_MAX]; /* the last that was used */
 
