@@ -251,6 +251,67 @@ Test(forest_space, a_drop_empties_what_is_full)
     }
 }
 
+static struct request_session session_of(uint32_t client, uint32_t lane, uint64_t number)
+{
+    return (struct request_session){
+        .client_id = {1, (uint8_t)client}, .lane = lane, .number = number, .uid = client};
+}
+
+/* Removes of what is not there, in each lane: as many failures as a lane remembers. */
+static void fail_in_every_lane(uint32_t clients, uint64_t number)
+{
+    static uint8_t body[16 * 1024];
+    static struct fixture_object objects[BATCH];
+    for (uint32_t i = 0; i < BATCH; i++) {
+        fixture_id(objects[i].id, KEY_MAX + i);
+    }
+    const uint32_t size = fixture_body(body, fixture.groove_id, EVENT_TYPE_REMOVE, objects, BATCH);
+    for (uint32_t i = 0; i < 2 * clients; i++) {
+        const struct request_session session = session_of(i / 2, i % 2, number);
+        fixture.session = &session;
+        cr_assert(
+            eq(int, fixture_request(&fixture, REQUEST_KIND_WRITE, body, size), REQUEST_RESULT_OK));
+        fixture.session = NULL;
+        cr_assert(eq(u32, fixture.outcome.failure_total, BATCH));
+    }
+}
+
+/* What sessions remember grows while there is no room for anything else: it was kept for them when
+ * they were opened. */
+Test(forest_space, sessions_of_a_full_store_go_on)
+{
+    for (uint64_t seed = 0; seed < 2; seed++) {
+        setup_small(48, seed == 1, seed);
+        const uint32_t clients = (uint32_t)stats_of().sessions_max;
+        const uint64_t kept = stats_of().blocks_kept;
+        for (uint32_t i = 0; i < clients; i++) {
+            const struct request_session session = session_of(i, 0, 1);
+            cr_assert(eq(int, fixture_session_open(&fixture, &session, 2, 1), REQUEST_RESULT_OK));
+        }
+        const uint64_t bytes = clients * session_encoded_size_of(2);
+        cr_assert(
+            ge(u64, stats_of().blocks_kept, kept + bytes / block_body_size(&fixture.geometry)));
+        fill();
+        fixture_pay_debt(&fixture);
+        fill();
+        cr_assert(stats_of().full);
+        fail_in_every_lane(clients, 1);
+        empty(ORDER_RANDOM, exists_count / 3, 0);
+        reopen(seed == 1);
+        fail_in_every_lane(clients, 2);
+        empty(ORDER_UP, UINT64_MAX, 0);
+        fixture_pay_debt(&fixture);
+        cr_assert(eq(u64, stats_of().tables, 0));
+        reopen(true);
+        struct session_info info;
+        const struct request_session last = session_of(clients - 1, 1, 1);
+        cr_assert(eq(int, forest_session_find(fixture.forest, &last, &info), SESSION_DONE));
+        cr_assert(eq(u64, info.numbers[1], 2));
+        fill();
+        end();
+    }
+}
+
 /* Many tables and little in them: their number, not the room, is what ends. */
 Test(forest_space, what_is_full_of_tables_can_be_emptied)
 {
