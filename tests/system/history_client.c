@@ -8,7 +8,7 @@
  * There are KEY_COUNT keys. A write puts new values into some and removes others, in one request; a
  * read looks keys up by id, or asks the index for a group of them. One more client writes ballast
  * in large batches, so that there are checkpoints and merges. SEED is part of every value: no two
- * loads of one file may have the same. The daemon has one groove, as fault_runs.sh creates it. */
+ * loads of one file may have the same. The groove is `cells`, as fault_runs.sh creates it. */
 #include <assert.h>
 #include <inttypes.h>
 #include <pthread.h>
@@ -392,20 +392,32 @@ static void histories_save(const char *path)
     }
 }
 
-/* Whether the daemon has the one groove, and says its id. */
+/* Whether the daemon has the groove, perhaps among others; says its id. */
 static bool groove_find(struct client *client)
 {
     struct client_reply reply;
-    struct schema_groove groove;
+    struct schema_reply schema;
     if (client_call(client, OPERATION_SCHEMA, NULL, 0, CALL_TIMEOUT_MS, &reply) != CLIENT_OK ||
-        reply.result != RESULT_OK ||
-        reply.body_size < sizeof(struct schema_reply) + sizeof groove) {
+        reply.result != RESULT_OK || reply.body_size < sizeof schema) {
         return false;
     }
-    memcpy(&groove, reply.body + sizeof(struct schema_reply), sizeof groove);
-    groove_id = groove.groove_id;
-    ballast_batch = (uint32_t)min_u64(groove.event_count_max, BALLAST_BATCH_MAX);
-    return groove.object_size == sizeof(struct object) && groove.index_count == 1;
+    memcpy(&schema, reply.body, sizeof schema);
+    uint64_t at = sizeof schema;
+    for (uint32_t i = 0; i < schema.groove_count; i++) {
+        struct schema_groove groove;
+        if (at + sizeof groove > reply.body_size) {
+            return false;
+        }
+        memcpy(&groove, reply.body + at, sizeof groove);
+        if (strcmp(groove.name, "cells") == 0) {
+            groove_id = groove.groove_id;
+            ballast_batch = (uint32_t)min_u64(groove.event_count_max, BALLAST_BATCH_MAX);
+            return groove.object_size == sizeof(struct object) && groove.index_count == 1;
+        }
+        at += sizeof groove + groove.field_count * sizeof(struct schema_field) +
+              groove.index_count * sizeof(struct schema_index);
+    }
+    return false;
 }
 
 static int load(const char *path, uint64_t seed, uint64_t ms)

@@ -2,7 +2,9 @@
 # Goal: whenever a daemon under load is killed, all that it acknowledged is there afterwards, each
 # write wholly or not at all, and what was removed stays removed. kill_client.c writes, kills and
 # compares; here daemons are started, with 0 to 4 workers and either listener, and some are killed
-# again while they recover. Every tenth time `holt verify` looks at the file as the kill left it.
+# again while they recover. Every tenth time `holt verify` looks at the file as the kill left it. Beside
+# kill_client, history_client writes and reads a groove of its own; what it saw over all kills is one
+# history, which is checked at the end.
 #
 # HOLT_LISTENER=nng or native for that one only. KILLS=1000 for a long campaign, SEED=n for the same choices again (moments are never the same).
 # A failure keeps the directory with the data file and the logs.
@@ -12,11 +14,13 @@ KILLS=${KILLS:-60}
 SEED=${SEED:-$(date +%s)}
 TOOLS=${HOLT_TOOLS:-$(dirname "$HOLT")}
 FILE=a.holt
+LOAD_MS_MAX=20000 # Longer than any load: the kill ends it.
+HISTORY_PID=
 RANDOM=$((SEED % 32768))
 printf '# SEED=%d KILLS=%d\n' "$SEED" "$KILLS"
 
 # The client would wait for commands as long as this script lives.
-trap 'kill -KILL ${CLIENT_PID:-} 2>/dev/null; cleanup' EXIT
+trap 'kill -KILL ${CLIENT_PID:-} $HISTORY_PID 2>/dev/null; cleanup' EXIT
 
 # Whatever is wrong ends the test: what follows would only hide where it began.
 fail()
@@ -25,6 +29,7 @@ fail()
     printf '# SEED=%d; all is kept in %s\n' "$SEED" "$WORK"
     tail -n 20 client.log daemon.log | sed 's/^/    /'
     trap - EXIT
+    [ -z "$HISTORY_PID" ] || kill -KILL "$HISTORY_PID"
     [ -z "$DAEMON" ] || kill -KILL "$DAEMON"
     exit 1
 }
@@ -69,12 +74,19 @@ daemon_wait_ready "first"
     index by_batch (batch), index by_generation (batch, generation)' \
     --socket $FILE.sock >/dev/null
 coproc CLIENT { exec "$TOOLS/kill_client" $FILE.sock "$SEED" 2>>client.log; }
+ask "first" check # So it has found its groove, the only one by then.
+"$HOLT" create cells 'key u32, grp u32, value u64, filler bytes<80>, index by_group (grp)' \
+    --socket $FILE.sock >/dev/null
 
 acknowledged=0
 recoveries_cut=0
 for ((round = 1; round <= KILLS; round++)); do
+    "$TOOLS/history_client" load $FILE.sock history $round $LOAD_MS_MAX >>client.log 2>&1 &
+    HISTORY_PID=$!
     ask "kill $round" "load $DAEMON"
     daemon_gone "kill $round"
+    wait $HISTORY_PID || fail "kill $round: the history's client"
+    HISTORY_PID=
     read -r written unanswered <<<"$ANSWER"
     acknowledged=$((acknowledged + written))
 
@@ -105,6 +117,9 @@ daemon_start_any
 daemon_wait_ready "last"
 ask "last" check
 ok "all is there after a clean stop"
+"$TOOLS/history_client" final $FILE.sock history 2>>client.log || fail "everything can be read"
+verdict=$("$TOOLS/history_client" check history) || fail "the history of all kills" "$verdict"
+ok "the history of all kills: $verdict"
 printf '# %d kills under load, %d more while recovering, %d acknowledged writes\n' \
     "$KILLS" "$recoveries_cut" "$acknowledged"
 exit $FAILED
