@@ -420,6 +420,73 @@ Test(forest_edges, small_runs_leave_room_for_the_next_batch)
     end();
 }
 
+/* Upserts that change every indexed value, `count` of the objects of a groove. */
+static uint32_t put_changes(uint8_t *body, uint32_t groove_id, uint32_t count, uint32_t value)
+{
+    enum { COUNT_MAX = 64 };
+    struct fixture_object objects[COUNT_MAX];
+    cr_assert(le(u32, count, COUNT_MAX));
+    for (uint32_t i = 0; i < count; i++) {
+        objects[i] = (struct fixture_object){.a = value, .b = value, .c = value};
+        fixture_id(objects[i].id, i);
+    }
+    return fixture_body(body, groove_id, EVENT_TYPE_UPSERT, objects, count);
+}
+
+/* It would end the bar from before its middle, and leaves the last beat to the next one. As large
+ * as that are batches of more than one groove. */
+Test(forest_edges, a_batch_does_not_pass_both_the_middle_and_the_end)
+{
+    enum { INDEX_COUNT = 14, GROOVE_COUNT = 2 };
+    struct geometry geometry = geometry_tiny();
+    geometry.bar_memory_size = 4ull * geometry.batch_size_max;
+    geometry.tree_count_max = GROOVE_COUNT * (2 + INDEX_COUNT);
+    geometry.bar_journal_size = 1024 * 1024;
+    geometry.journal_size = geometry.checkpoint_journal_size + 3 * geometry.bar_journal_size +
+                            5 * journal_entry_size_max(&geometry);
+    fixture_init(&fixture, &geometry);
+    fixture_open(&fixture, 0, false);
+    uint32_t groove_ids[GROOVE_COUNT];
+    for (uint32_t groove = 0; groove < GROOVE_COUNT; groove++) {
+        struct groove_spec spec;
+        fixture_spec(&spec, groove == 0 ? "zero" : "one");
+        for (uint32_t i = spec.index_count; i < INDEX_COUNT; i++) {
+            spec.indexes[i] = (struct index_spec){.field_count = 3, .fields = {0, 1, 2}};
+            snprintf(spec.indexes[i].name, NAME_SIZE, "more_%u", i);
+        }
+        spec.index_count = INDEX_COUNT;
+        cr_assert(eq(int, fixture_request(&fixture, REQUEST_KIND_GROOVE_CREATE, &spec, sizeof spec),
+                     REQUEST_RESULT_OK));
+        groove_ids[groove] = fixture.outcome.groove_id;
+    }
+    const struct forest *forest = fixture.forest;
+    struct forest_groove_info info;
+    cr_assert(eq(u32, forest_grooves(forest, &info, 1), GROOVE_COUNT));
+    const uint32_t event_max = info.schema->event_max;
+    uint32_t stopped_short = 0;
+    for (uint32_t i = 0; i < 1000; i++) {
+        static uint8_t body[16 * 1024];
+        /* One by one to just before the middle, then as many as one batch may hold. */
+        const bool large = forest->beat < geometry.bar_beats / 2 &&
+                           forest->bar_memory_used * 20 >= geometry.bar_memory_size * 9;
+        uint32_t size = put_changes(body, groove_ids[i % 2], large ? event_max : 1, i);
+        if (large) {
+            size += put_changes(body + size, groove_ids[1 - i % 2],
+                                geometry.batch_event_max - event_max, i);
+        }
+        const uint64_t end = forest->op - forest->beat + geometry.bar_beats;
+        cr_assert(
+            eq(int, fixture_request(&fixture, REQUEST_KIND_WRITE, body, size), REQUEST_RESULT_OK));
+        fixture_settle(&fixture);
+        if (large) {
+            cr_assert(lt(u64, forest->op, end));
+            stopped_short += forest->bar_memory_used >= geometry.bar_memory_size;
+        }
+    }
+    cr_assert(gt(u32, stopped_short, 3));
+    end();
+}
+
 /* Whatever is missing below the limit is grown or, once it cannot be, refused. */
 Test(forest_edges, a_file_at_its_limit_of_blocks_refuses)
 {

@@ -31,8 +31,7 @@ bool processes_run(uint32_t count, bool (*run)(uint32_t number),
         }
         if (processes[i] == 0) {
             const bool done = run(i);
-            (void)fflush(stdout);
-            _exit(done ? 0 : 1);
+            exit(done ? 0 : 1);
         }
     }
     bool all = true;

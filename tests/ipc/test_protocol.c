@@ -12,6 +12,7 @@
 
 #include <criterion/criterion.h>
 
+#include "pool/base.h"
 #include "tests/harness/prng.h"
 
 enum { SIZE_MAX_TEST = 4096, SEED_COUNT = 200 };
@@ -259,6 +260,45 @@ Test(protocol, numbers_on_the_wire_do_not_move)
     cr_assert_str_eq(result_name(999), "UNKNOWN");
     cr_assert_str_eq(wire_event_result_name(999), "UNKNOWN");
     cr_assert(strlen(result_text(999)) > 0 && strlen(wire_event_result_text(999)) > 0);
+}
+
+/* As `name` and `text` tell them: each has its own, and nobody else has any. */
+static void check_names(const char *(*name)(uint32_t), const char *(*text)(uint32_t),
+                        const uint32_t *numbers, uint32_t count)
+{
+    enum { NUMBER_MAX = 200 };
+    for (uint32_t i = 0; i < count; i++) {
+        cr_assert_str_neq(name(numbers[i]), "UNKNOWN", "%u", numbers[i]);
+        for (uint32_t j = 0; j < i; j++) {
+            cr_assert_str_neq(name(numbers[i]), name(numbers[j]));
+            cr_assert(text == NULL || strcmp(text(numbers[i]), text(numbers[j])) != 0, "%u and %u",
+                      numbers[i], numbers[j]);
+        }
+    }
+    uint32_t known = 0;
+    for (uint32_t number = 0; number < NUMBER_MAX; number++) {
+        known += strcmp(name(number), "UNKNOWN") != 0;
+        if (text != NULL) {
+            cr_assert_eq(strcmp(name(number), "UNKNOWN") == 0,
+                         strcmp(text(number), text(NUMBER_MAX)) == 0);
+        }
+    }
+    cr_assert_eq(known, count);
+}
+
+Test(protocol, each_number_has_a_name_and_a_text_of_its_own)
+{
+#define X(name, number) (number),
+    static const uint32_t operations[] = {OPERATION_MAP(X)};
+#undef X
+#define X(name, number, text) (number),
+    static const uint32_t results[] = {RESULT_MAP(X)};
+    static const uint32_t event_results[] = {WIRE_EVENT_RESULT_MAP(X)};
+#undef X
+    check_names(operation_name, NULL, operations, (uint32_t)array_count(operations));
+    check_names(result_name, result_text, results, (uint32_t)array_count(results));
+    check_names(wire_event_result_name, wire_event_result_text, event_results,
+                (uint32_t)array_count(event_results));
 }
 
 Test(protocol, headers_are_refused_by_name)
