@@ -1322,6 +1322,72 @@ Test(dispatch, a_session_remembers_some_failures_and_counts_all, .init = setup, 
     expect_same_bytes(some, ask(OPERATION_WRITE, body, size, RESULT_OK));
 }
 
+Test(dispatch, a_full_table_takes_a_session_for_one_that_is_idle, .init = setup, .fini = teardown)
+{
+    struct forest_stats stats;
+    forest_stats(forest, &stats);
+    cr_assert_lt(stats.sessions_max, 250);
+    const uint8_t count = (uint8_t)stats.sessions_max;
+    const uint32_t groove_id = create_things();
+    for (uint8_t client = 1; client <= count; client++) {
+        now_ns += 1000;
+        open_session(client, 1, RESULT_OK);
+    }
+    now_ns += config.session_idle_ns / 2;
+    const uint8_t one_more = (uint8_t)(count + 1);
+    cr_assert(says(open_session(one_more, 1, RESULT_LIMIT), "idle"));
+    uint8_t body[512];
+    as(1, 0, 1);
+    ask(OPERATION_WRITE, body, make_insert(body, groove_id, 1, 1), RESULT_OK);
+    open_session(2, 1, RESULT_OK); /* To ask is not to write. */
+    now_ns += config.session_idle_ns / 2;
+    open_session(one_more, 1, RESULT_OK);
+    as(2, 0, 1);
+    ask(OPERATION_WRITE, body, make_insert(body, groove_id, 1, 2), RESULT_NO_SESSION);
+    as(1, 0, 2);
+    ask(OPERATION_WRITE, body, make_insert(body, groove_id, 1, 2), RESULT_OK);
+    cr_assert(says(ask(OPERATION_STAT, NULL, 0, RESULT_OK), "\"evicted_total\":1,"));
+}
+
+Test(dispatch, a_restart_changes_no_byte_of_a_reply, .init = setup, .fini = teardown)
+{
+    static struct groove_spec spec;
+    char error[SCHEMA_TEXT_ERROR_SIZE];
+    cr_assert(schema_text_parse("things", "name text<8>, size u32", &spec, error));
+    open_session(1, 3, RESULT_OK);
+    as(1, 0, 1);
+    const struct fake *created = ask(OPERATION_CREATE_GROOVE, &spec, sizeof spec, RESULT_OK);
+    struct create_groove_reply groove;
+    memcpy(&groove, body_of(created), sizeof groove);
+    uint8_t body[512];
+    const uint32_t size = make_insert(body, groove.groove_id, 4, 1);
+    as(1, 1, 1);
+    ask(OPERATION_WRITE, body, size, RESULT_OK);
+    as(1, 1, 2);
+    const struct fake *failed = ask(OPERATION_WRITE, body, size, RESULT_OK);
+    cr_assert_eq(header_of(failed).body_size, 8 + 4 * 8);
+    as(1, 2, 1);
+    ask(OPERATION_WRITE, body, make_insert(body, groove.groove_id + 1, 1, 1),
+        RESULT_UNKNOWN_GROOVE);
+
+    forest_reset(forest);
+    opened = false;
+    forest_open(forest, on_open, NULL);
+    while (!opened) {
+        forest_tick(forest);
+    }
+    as(1, 0, 1);
+    expect_same_bytes(created, ask(OPERATION_CREATE_GROOVE, &spec, sizeof spec, RESULT_OK));
+    as(1, 1, 2);
+    expect_same_bytes(
+        failed, ask(OPERATION_WRITE, body, make_insert(body, groove.groove_id, 4, 1), RESULT_OK));
+    as(1, 1, 1);
+    ask(OPERATION_WRITE, body, size, RESULT_STALE_NUMBER);
+    const struct fake *found = open_session(1, 3, RESULT_OK);
+    static const uint8_t numbers[8 + 3 * 8] = {3, [8] = 1, [16] = 2};
+    cr_assert_arr_eq(body_of(found), numbers, sizeof numbers);
+}
+
 /* Damage is found while the request is in a batch. */
 Test(dispatch, who_is_attached_is_refused_with_the_first, .init = setup, .fini = teardown)
 {
