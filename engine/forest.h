@@ -145,9 +145,8 @@ enum forest_admission forest_batch_add(struct forest *forest, enum request_kind 
                                        const struct request_session *session, void *context,
                                        enum request_result *result, const char **reason);
 
-/* Whether the batch that gathers has at least the part-th part of what it may, in bytes or events.
- */
-bool forest_gathering_has(const struct forest *forest, uint32_t part);
+/* Another number than before: another batch gathers than before. */
+uint64_t forest_gathering_number(const struct forest *forest);
 
 /* Nothing gathers, prefetches, journals or compacts. */
 bool forest_is_idle(const struct forest *forest);

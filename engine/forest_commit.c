@@ -154,12 +154,9 @@ static void add_internal(struct forest *forest, struct batch *batch, enum reques
     assert(admission == BATCH_ADDED);
 }
 
-bool forest_gathering_has(const struct forest *forest, uint32_t part)
+uint64_t forest_gathering_number(const struct forest *forest)
 {
-    assert(part > 0);
-    const struct batch *batch = forest->gathering;
-    return batch->request_bytes * part >= forest->geometry.batch_size_max ||
-           (uint64_t)batch->event_count * part >= forest->geometry.batch_event_max;
+    return forest->gathering_number;
 }
 
 bool forest_is_idle(const struct forest *forest)
@@ -304,7 +301,9 @@ static struct batch *batch_unused(struct forest *forest)
 /* Small batches wait for the journal, so that requests which come meanwhile share the entry. */
 static bool worth_preparing(const struct forest *forest)
 {
-    return !forest->journal.writing || forest_gathering_has(forest, 4);
+    return !forest->journal.writing ||
+           forest->gathering->request_bytes * 4 >= forest->geometry.batch_size_max ||
+           forest->gathering->event_count * 4 >= forest->geometry.batch_event_max;
 }
 
 static uint32_t requests_accepted(const struct batch *batch)
@@ -385,6 +384,7 @@ static bool prepare(struct forest *forest)
     forest->preparing = batch;
     if (batch == forest->gathering) {
         forest->gathering = batch_unused(forest);
+        forest->gathering_number += 1;
         batch_reset(forest->gathering);
     }
     forest_prefetch_begin(forest, batch);

@@ -143,7 +143,8 @@ struct forest {
 
     /* Write path. */
     struct batch batches[3];
-    struct batch *gathering; /* never NULL once ready */
+    struct batch *gathering;   /* never NULL once ready */
+    uint64_t gathering_number; /* batches that began to gather before it */
     struct batch *preparing;
     struct batch *committing; /* its journal entry is in flight */
     struct version *committing_version;

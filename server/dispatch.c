@@ -85,7 +85,10 @@ enum {
     /* In one turn of the forest thread's loop, so that those who ask for nothing else do not hold
      * up writes; and one of STAT and SCHEMA, which take as long as some dozen PINGs. */
     LOOKS_PER_TURN = 16,
-    SHARED_BATCH_PART = 8, /* of the largest batch: a millisecond or so of work */
+    /* What one user may have of a batch while several ask, or one request: less than a millisecond
+     * of work, and for small ones the largest part of what group commit gives. */
+    SHARED_BATCH_COUNT = 16,
+    SHARED_BATCH_SIZE = 128 * 1024,
     SCHEMA_GROOVE_SIZE_MAX = sizeof(struct schema_groove) +
                              FIELD_COUNT_MAX * sizeof(struct schema_field) +
                              INDEX_COUNT_MAX * sizeof(struct schema_index),
@@ -796,18 +799,62 @@ static bool submit_close_session(struct dispatch *dispatch)
     return true;
 }
 
-/* Whoever comes waits for the batch that is under way and for the one that gathers. So while
- * several users ask, a batch does not grow to what one of them could fill it with. */
-static bool batch_is_enough(const struct dispatch *dispatch)
+/* NULL: he has nothing in the batch that gathers, or is not counted. */
+static struct dispatch_share *share_find(struct dispatch *dispatch, uint32_t uid)
 {
-    return dispatch->other_user_ns != 0 &&
-           forest_gathering_has(dispatch->forest, SHARED_BATCH_PART) &&
-           clock_monotonic_ns(dispatch->clock) < dispatch->other_user_ns + shared_ns;
+    const uint64_t number = forest_gathering_number(dispatch->forest);
+    if (number != dispatch->batch_number) {
+        dispatch->batch_number = number;
+        dispatch->share_count = 0;
+    }
+    for (uint32_t i = 0; i < dispatch->share_count; i++) {
+        if (dispatch->shares[i].uid == uid) {
+            return &dispatch->shares[i];
+        }
+    }
+    return NULL;
+}
+
+/* The exchange is in the batch that gathers. */
+static void share_add(struct dispatch *dispatch, const struct exchange *exchange)
+{
+    struct dispatch_share *share = share_find(dispatch, exchange->peer_uid);
+    if (share == NULL) {
+        if (dispatch->share_count == DISPATCH_SHARE_COUNT) {
+            return;
+        }
+        share = &dispatch->shares[dispatch->share_count];
+        dispatch->share_count += 1;
+        *share = (struct dispatch_share){.uid = exchange->peer_uid};
+    }
+    share->count += 1;
+    share->size += exchange->request_size;
+}
+
+/* Passes those who have their share of the batch that gathers. False: all who wait have. Whoever
+ * comes waits for the batch under way and for the one that gathers; so while several users ask,
+ * none fills it with his. */
+static bool pass_to_turn(struct dispatch *dispatch)
+{
+    if (dispatch->other_user_ns == 0 ||
+        clock_monotonic_ns(dispatch->clock) >= dispatch->other_user_ns + shared_ns) {
+        return true;
+    }
+    for (uint32_t left = dispatch->writes.users.count; left > 0; left--) {
+        const struct exchange *exchange = fair_queue_peek(&dispatch->writes);
+        const struct dispatch_share *share = share_find(dispatch, exchange->peer_uid);
+        if (share == NULL ||
+            (share->count < SHARED_BATCH_COUNT && share->size < SHARED_BATCH_SIZE)) {
+            return true;
+        }
+        fair_queue_pass(&dispatch->writes);
+    }
+    return false;
 }
 
 static bool submit_write(struct dispatch *dispatch)
 {
-    if (batch_is_enough(dispatch)) {
+    if (!pass_to_turn(dispatch)) {
         return false;
     }
     struct exchange *exchange = fair_queue_peek(&dispatch->writes);
@@ -832,6 +879,7 @@ static bool submit_write(struct dispatch *dispatch)
                              exchange_body(exchange), exchange->header.body_size,
                              is_numbered(exchange) ? &session : NULL, exchange, &result, &reason)) {
     case FOREST_ADDED:
+        share_add(dispatch, exchange);
         waiting_pop(dispatch, &dispatch->writes);
         return true;
     case FOREST_LATER:

@@ -28,7 +28,15 @@
 enum {
     DISPATCH_OPERATION_COUNT = 13,                    /* operations are numbered from 1 */
     DISPATCH_GROOVE_COUNT_MAX = TREE_COUNT_LIMIT / 2, /* a groove has at least two trees */
+    DISPATCH_SHARE_COUNT = 16, /* users of one batch whose shares are counted; others' are not */
     DISPATCH_TEXT_SIZE = 768 * 1024, /* STAT: 128 grooves of at most 5 KiB, and the rest */
+};
+
+/* What a user has in the batch that gathers. */
+struct dispatch_share {
+    uint32_t uid;
+    uint32_t count; /* requests, > 0 */
+    uint64_t size;  /* their bytes */
 };
 
 struct dispatch {
@@ -50,6 +58,9 @@ struct dispatch {
 
     uint32_t last_uid;      /* of the request that was taken last */
     uint64_t other_user_ns; /* when it was another user's than the one before; 0: never */
+    uint64_t batch_number;  /* of the batch that the shares are of */
+    struct dispatch_share shares[DISPATCH_SHARE_COUNT]; /* [share_count] */
+    uint32_t share_count;
 
     uint64_t taken_total;                              /* requests out of the queue so far */
     uint64_t requests_total[DISPATCH_OPERATION_COUNT]; /* by operation */

@@ -28,6 +28,7 @@ static void rotation_append(struct fair_rotation *rotation, struct fair_flow *fl
         rotation->tail->next = flow;
     }
     rotation->tail = flow;
+    rotation->count += 1;
 }
 
 static struct fair_flow *rotation_take_head(struct fair_rotation *rotation)
@@ -38,6 +39,8 @@ static struct fair_flow *rotation_take_head(struct fair_rotation *rotation)
     if (rotation->head == NULL) {
         rotation->tail = NULL;
     }
+    assert(rotation->count > 0);
+    rotation->count -= 1;
     flow->next = NULL;
     return flow;
 }
@@ -141,6 +144,12 @@ struct exchange *fair_queue_peek(struct fair_queue *queue)
             return connection->oldest;
         }
     }
+}
+
+void fair_queue_pass(struct fair_queue *queue)
+{
+    assert(queue->count > 0);
+    rotation_append(&queue->users, rotation_take_head(&queue->users));
 }
 
 struct exchange *fair_queue_pop(struct fair_queue *queue)

@@ -35,6 +35,7 @@ struct fair_flow;
 
 struct fair_rotation {
     struct fair_flow *head, *tail; /* the head's turn it is; NULL: empty */
+    uint32_t count;
 };
 
 /* A user or a connection that has something waiting. */
@@ -65,9 +66,13 @@ void fair_queue_deinit(struct fair_queue *queue);
 /* Requires: count < count_max. */
 void fair_queue_push(struct fair_queue *queue, struct exchange *exchange);
 
-/* Whose turn it is; NULL: nobody waits. The same one until it is popped, whoever comes meanwhile.
- */
+/* Whose turn it is; NULL: nobody waits. The same one until it is popped or passed, whoever comes
+ * meanwhile. */
 struct exchange *fair_queue_peek(struct fair_queue *queue);
+
+/* Ends the turn of the user whose turn it is, who keeps what he has left: he cannot be served now.
+ * Requires: not empty. */
+void fair_queue_pass(struct fair_queue *queue);
 
 /* Takes out what fair_queue_peek says. Requires: not empty. */
 struct exchange *fair_queue_pop(struct fair_queue *queue);

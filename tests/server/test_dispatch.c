@@ -817,21 +817,25 @@ Test(dispatch, a_flood_of_writes_costs_another_user_one_turn, .init = setup, .fi
     cr_assert_eq(before, 5);
 }
 
-/* Writes, and returns how many batches they took. */
-static uint64_t batches_of(uint32_t groove_id, uint32_t write_count, uint8_t round)
+/* One event, under an id that nothing else has. */
+static struct fake *push_insert(uint32_t groove_id)
 {
-    static uint8_t body[1 << 14];
-    const uint32_t size = make_insert(body, groove_id, 4, 1); /* A sixteenth of a batch's events. */
+    static uint8_t body[256];
+    static uint16_t serial;
+    const uint32_t size = make_insert(body, groove_id, 1, 1);
+    serial += 1;
+    memcpy(body + sizeof(struct wire_section) + 1, &serial, sizeof serial);
+    return push(OPERATION_WRITE, body, size);
+}
+
+/* Writes, and returns how many batches they took. */
+static uint64_t batches_of(uint32_t groove_id, uint32_t write_count)
+{
     struct forest_stats before;
     struct forest_stats after;
     forest_stats(forest, &before);
     for (uint32_t i = 0; i < write_count; i++) {
-        for (uint32_t event = 0; event < 4; event++) {
-            uint8_t *image = body + sizeof(struct wire_section) + event * OBJECT_SIZE;
-            image[1] = (uint8_t)(i + 1);
-            image[2] = round;
-        }
-        push(OPERATION_WRITE, body, size);
+        push_insert(groove_id);
     }
     run();
     forest_stats(forest, &after);
@@ -839,20 +843,55 @@ static uint64_t batches_of(uint32_t groove_id, uint32_t write_count, uint8_t rou
 }
 
 /* Whoever comes waits for the batch that gathers, too. */
-Test(dispatch, batches_are_small_while_two_users_ask, .init = setup, .fini = teardown)
+Test(dispatch, a_user_has_a_share_of_a_batch_while_others_ask, .init = setup, .fini = teardown)
 {
-    enum { COUNT = 32 };
+    enum { COUNT = 32, SHARE = 16 };
     peer_uid = 1000;
     const uint32_t groove_id = create_things();
-    cr_assert_eq(batches_of(groove_id, COUNT, 0), 2); /* Alone: 16 of them fill one. */
+    cr_assert_eq(batches_of(groove_id, COUNT), 1); /* He is alone. */
     peer_uid = 1001;
     ask(OPERATION_PING, NULL, 0, RESULT_OK);
     peer_uid = 1000;
-    cr_assert_eq(batches_of(groove_id, COUNT, 1), COUNT / 2); /* An eighth each. */
+    cr_assert_eq(batches_of(groove_id, COUNT), COUNT / SHARE);
     now_ns += 900 * 1000 * 1000;
-    cr_assert_eq(batches_of(groove_id, COUNT, 2), COUNT / 2);
+    cr_assert_eq(batches_of(groove_id, COUNT), COUNT / SHARE);
     now_ns += 200 * 1000 * 1000;
-    cr_assert_eq(batches_of(groove_id, COUNT, 3), 2); /* Nobody else has asked for a second. */
+    cr_assert_eq(batches_of(groove_id, COUNT), 1); /* Nobody else has asked for a second. */
+}
+
+Test(dispatch, who_comes_to_a_batch_that_others_have_their_share_of_is_let_in, .init = setup,
+     .fini = teardown)
+{
+    enum { COUNT = 40, SHARE = 16 };
+    struct fake *writes[COUNT];
+    peer_uid = 1000;
+    const uint32_t groove_id = create_things();
+    peer_uid = 1001;
+    ask(OPERATION_PING, NULL, 0, RESULT_OK);
+    peer_uid = 1000;
+    for (uint32_t i = 0; i < COUNT; i++) {
+        peer_id = i % 7;
+        writes[i] = push_insert(groove_id);
+    }
+    memory_forbid_allocation();
+    dispatch_take(&dispatch);
+    dispatch_submit(&dispatch);
+    memory_allow_allocation();
+    cr_assert_eq(dispatch.writes.count, COUNT - SHARE);
+    peer_uid = 1001;
+    struct fake *write = push_insert(groove_id);
+    memory_forbid_allocation();
+    dispatch_take(&dispatch);
+    dispatch_submit(&dispatch);
+    memory_allow_allocation();
+    cr_assert_eq(dispatch.writes.count, COUNT - SHARE); /* He passed them. */
+    run();
+    uint32_t before = 0;
+    for (uint32_t i = 0; i < COUNT; i++) {
+        cr_assert_eq(header_of(writes[i]).result, RESULT_OK);
+        before += header_of(writes[i]).commit < header_of(write).commit;
+    }
+    cr_assert_eq(before, SHARE);
 }
 
 Test(dispatch, a_flood_of_looks_costs_another_user_one_of_them_and_writes_none, .init = setup,

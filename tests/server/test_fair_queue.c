@@ -163,6 +163,21 @@ Test(fair_queue, users_get_the_same_bytes_over_any_span, .init = setup, .fini = 
     cr_assert_leq(highest - lowest, SPREAD, "%ld", highest - lowest);
 }
 
+Test(fair_queue, who_is_passed_keeps_his_place_among_the_others, .init = setup, .fini = teardown)
+{
+    struct exchange *first = push(1, 1, SMALL);
+    struct exchange *second = push(2, 2, SMALL);
+    struct exchange *third = push(3, 3, SMALL);
+    fair_queue_pass(&queue);
+    cr_assert_eq(fair_queue_peek(&queue), second);
+    fair_queue_pass(&queue);
+    cr_assert_eq(fair_queue_peek(&queue), third);
+    fair_queue_pass(&queue);
+    cr_assert_eq(fair_queue_pop(&queue), first); /* All were: it is as before. */
+    cr_assert_eq(fair_queue_pop(&queue), second);
+    cr_assert_eq(queue.users.count, 1);
+}
+
 /* ---- Against a model ---- */
 
 /* The rule with arrays: who has something waiting is in `flows`, in the order of turns. */
