@@ -1,6 +1,8 @@
 /* The client itself: connection, session, calls and messages. All of it runs under one mutex, on
- * the client's thread or on that of a caller, who may send what he has just asked for himself: it
- * saves the way through another thread. Only the client's thread receives, hangs up and calls back.
+ * the client's thread or on that of a caller, who sends what he has just asked for himself and, if
+ * nobody else does, receives while he waits: the way through another thread would cost more than
+ * all the rest. The client's thread connects, keeps the deadlines, calls back, and receives when no
+ * caller does.
  *
  * When is a write's outcome known? `lost_count` counts the sendings that were never answered. While
  * it is 0, an answer that says to come again (BUSY) proves that nothing happened: the message is
@@ -1362,8 +1364,20 @@ static uint64_t next_ns(const struct holt *holt)
     return next;
 }
 
+/* Asks the caller who receives to leave that to others. */
+static void kick_caller(const struct holt *holt)
+{
+    const uint64_t one = 1;
+    while (write(holt->kick_fd, &one, sizeof one) < 0 && errno == EINTR) {
+    }
+}
+
 static void connection_turn(struct holt *holt, uint64_t now)
 {
+    if (holt->broken && holt->receiver == RECEIVER_CALLER) {
+        kick_caller(holt);
+        return;
+    }
     if (holt->broken) {
         receive(holt); /* What was answered before. */
         if (holt->broken) {
@@ -1385,36 +1399,52 @@ static void connection_turn(struct holt *holt, uint64_t now)
     }
 }
 
-static void drain_wakes(struct holt *holt)
+static void drain(int event_fd)
 {
     uint64_t count;
-    while (read(holt->wake_fd, &count, sizeof count) < 0 && errno == EINTR) {
+    while (read(event_fd, &count, sizeof count) < 0 && errno == EINTR) {
     }
+}
+
+/* For poll: -1 is for ever. */
+static int timeout_until(uint64_t until_ns)
+{
+    if (until_ns == DEADLINE_NS_NONE) {
+        return -1;
+    }
+    const uint64_t now = now_ns();
+    const uint64_t left_ms = until_ns > now ? (until_ns - now + ns_per_ms - 1) / ns_per_ms : 0;
+    return left_ms > 3600000 ? 3600000 : (int)left_ms;
 }
 
 /* Sleeps until something happens, and takes in what came. */
 static void wait_and_receive(struct holt *holt, uint64_t until_ns)
 {
-    struct pollfd fds[2] = {{.fd = holt->wake_fd, .events = POLLIN},
-                            {.fd = holt->fd, .events = POLLIN}};
-    if (holt->sending.oldest != NULL) {
+    struct pollfd fds[2] = {{.fd = holt->wake_fd, .events = POLLIN}, {.fd = holt->fd}};
+    const bool expects = holt->state != CONNECTION_READY || holt->slot_count > 0 || holt->closing;
+    assert(holt->receiver != RECEIVER_OWN);
+    const bool own = holt->fd >= 0 && expects && holt->receiver == RECEIVER_NOBODY;
+    if (own) {
+        holt->receiver = RECEIVER_OWN;
+        fds[1].events |= POLLIN;
+    }
+    if (holt->fd >= 0 && holt->sending.oldest != NULL) {
         fds[1].events |= POLLOUT;
     }
     holt->poll_ns = until_ns;
-    const uint64_t now = now_ns();
-    int timeout_ms = -1;
-    if (until_ns != DEADLINE_NS_NONE) {
-        const uint64_t left_ms = until_ns > now ? (until_ns - now + ns_per_ms - 1) / ns_per_ms : 0;
-        timeout_ms = left_ms > 3600000 ? 3600000 : (int)left_ms;
-    }
+    const int timeout_ms = timeout_until(until_ns);
     pthread_mutex_unlock(&holt->mutex);
-    const int count = poll(fds, holt->fd >= 0 ? 2 : 1, timeout_ms);
+    const int count = poll(fds, fds[1].events != 0 ? 2 : 1, timeout_ms);
     pthread_mutex_lock(&holt->mutex);
     if (count > 0 && fds[0].revents != 0) {
-        drain_wakes(holt);
+        drain(holt->wake_fd);
     }
-    if (count > 0 && fds[1].revents != 0 && holt->fd >= 0) {
-        receive(holt);
+    if (own) {
+        assert(holt->receiver == RECEIVER_OWN);
+        holt->receiver = RECEIVER_NOBODY;
+        if (count > 0 && fds[1].revents != 0) {
+            receive(holt);
+        }
     }
 }
 
@@ -1486,9 +1516,13 @@ static void *client_run(void *context)
         pump(holt);
         if (holt->done.oldest != NULL) {
             run_done(holt);
-        } else if (!holt->closing && !holt->broken) {
+        } else if (!holt->closing && (!holt->broken || holt->receiver == RECEIVER_CALLER)) {
             wait_and_receive(holt, next_ns(holt));
         }
+    }
+    while (holt->receiver == RECEIVER_CALLER) {
+        kick_caller(holt);
+        pthread_cond_wait(&holt->changed, &holt->mutex);
     }
     const bool unresolved = has_unresolved(holt);
     close_calls(holt);
@@ -1593,13 +1627,15 @@ static void call_set_deadline(struct holt *holt, struct call *call, uint32_t dea
     holt->scan_ns = min_ns(holt->scan_ns, call->deadline_ns);
 }
 
-/* Sends what can be sent, on the caller's thread; the client's has to see to the rest. */
-static void pump_and_wake(struct holt *holt)
+/* Sends what can be sent, on the caller's thread; the client's has to see to the rest. `receives`:
+ * the caller will see to what is answered, if nobody else does. */
+static void pump_and_wake(struct holt *holt, bool receives)
 {
     pump(holt);
+    const bool unheard = !receives && holt->receiver == RECEIVER_NOBODY && holt->slot_count > 0;
     const bool rest = holt->state != CONNECTION_READY || holt->sending.oldest != NULL ||
                       holt->broken || next_ns(holt) < holt->poll_ns;
-    if (rest) {
+    if (rest || unheard) {
         wake(holt);
     }
 }
@@ -1633,10 +1669,50 @@ enum holt_status call_submit(struct call *call, uint32_t deadline_ms, struct hol
         holt->call_count += 1;
         holt->stats.calls += 1;
         calls_push(writes ? &holt->writes : &holt->reads, call);
-        pump_and_wake(holt);
+        pump_and_wake(holt, call->done == NULL);
     }
     pthread_mutex_unlock(&holt->mutex);
     return status;
+}
+
+/* Whether the thread that waits for `call` may receive: what it sent is on its way, and nobody else
+ * does. */
+static bool may_receive(const struct holt *holt, const struct call *call)
+{
+    return call->lent && call->state == CALL_SENT && holt->receiver == RECEIVER_NOBODY &&
+           holt->state == CONNECTION_READY && holt->sending.oldest == NULL && !holt->broken &&
+           !holt->closing;
+}
+
+/* Waits for the next answer, whosoever it is, or until the call's deadline. */
+static void receive_once(struct holt *holt, const struct call *call)
+{
+    struct pollfd fds[2] = {{.fd = holt->fd, .events = POLLIN},
+                            {.fd = holt->kick_fd, .events = POLLIN}};
+    const uint64_t deadline_ns = call->deadline_ns;
+    const int timeout_ms = timeout_until(deadline_ns);
+    assert(holt->receiver == RECEIVER_NOBODY);
+    holt->receiver = RECEIVER_CALLER;
+    pthread_mutex_unlock(&holt->mutex);
+    const int count = poll(fds, 2, timeout_ms);
+    pthread_mutex_lock(&holt->mutex);
+    assert(holt->receiver == RECEIVER_CALLER);
+    holt->receiver = RECEIVER_NOBODY;
+    if (count > 0 && fds[1].revents != 0) {
+        drain(holt->kick_fd);
+    }
+    if (holt->closing) {
+        pthread_cond_broadcast(&holt->changed);
+        return;
+    }
+    if (count > 0 && fds[0].revents != 0) {
+        receive(holt);
+    }
+    const uint64_t now = now_ns();
+    if (now >= deadline_ns) {
+        scan(holt, now);
+    }
+    pump_and_wake(holt, may_receive(holt, call));
 }
 
 enum holt_status call_wait(struct call *call, struct holt_error *error)
@@ -1645,7 +1721,11 @@ enum holt_status call_wait(struct call *call, struct holt_error *error)
     assert(call->done == NULL);
     pthread_mutex_lock(&holt->mutex);
     while (call->lent) {
-        pthread_cond_wait(&call->changed, &holt->mutex);
+        if (may_receive(holt, call)) {
+            receive_once(holt, call);
+        } else {
+            pthread_cond_wait(&call->changed, &holt->mutex);
+        }
     }
     if (call->state == CALL_DONE) {
         call->state = CALL_IDLE;
@@ -1686,7 +1766,7 @@ enum holt_status call_resolve(struct call *call, uint32_t deadline_ms, struct ho
             message->state = MESSAGE_AGAIN;
             messages_push(&holt->again, message);
         }
-        pump_and_wake(holt);
+        pump_and_wake(holt, true);
     } else if (call->state == CALL_RESOLVED) {
         outcome_clear(&call->outcome);
         call->outcome = call->late;
@@ -1778,6 +1858,16 @@ static int start_thread(struct holt *holt)
     return result;
 }
 
+static void close_event_fds(const struct holt *holt)
+{
+    if (holt->wake_fd >= 0) {
+        close(holt->wake_fd);
+    }
+    if (holt->kick_fd >= 0) {
+        close(holt->kick_fd);
+    }
+}
+
 enum holt_status holt_open(const struct holt_options *options, struct holt **holt,
                            struct holt_error *error)
 {
@@ -1796,21 +1886,22 @@ enum holt_status holt_open(const struct holt_options *options, struct holt **hol
         return error_set(error, HOLT_NO_MEMORY, NULL);
     }
     opened->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (opened->wake_fd < 0) {
-        const int why = errno;
-        holt_free(opened);
-        return error_set(error, HOLT_SYSTEM, "no event descriptor: %s", strerror(why));
+    opened->kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    const char *lacks = NULL;
+    int why = errno;
+    if (opened->wake_fd < 0 || opened->kick_fd < 0) {
+        lacks = "event descriptor";
+    } else if (!opened->session_kept && !session_id_new(opened)) {
+        why = errno;
+        lacks = "random numbers";
+    } else {
+        why = start_thread(opened);
+        lacks = why != 0 ? "thread" : NULL;
     }
-    if (!opened->session_kept && !session_id_new(opened)) {
-        close(opened->wake_fd);
+    if (lacks != NULL) {
+        close_event_fds(opened);
         holt_free(opened);
-        return error_set(error, HOLT_SYSTEM, "no random numbers");
-    }
-    const int why = start_thread(opened);
-    if (why != 0) {
-        close(opened->wake_fd);
-        holt_free(opened);
-        return error_set(error, HOLT_SYSTEM, "no thread: %s", strerror(why));
+        return error_set(error, HOLT_SYSTEM, "no %s: %s", lacks, strerror(why));
     }
     pthread_mutex_lock(&opened->mutex);
     while (opened->opening) {
@@ -1837,7 +1928,7 @@ void holt_close(struct holt *holt)
     }
     if (client_check(holt, NULL) != HOLT_OK) {
         /* The child's copy: nobody else is there to use these, and the rest may be half done. */
-        close(holt->wake_fd);
+        close_event_fds(holt);
         if (holt->fd >= 0) {
             close(holt->fd);
         }
@@ -1849,7 +1940,7 @@ void holt_close(struct holt *holt)
     wake(holt);
     pthread_mutex_unlock(&holt->mutex);
     pthread_join(holt->thread, NULL);
-    close(holt->wake_fd);
+    close_event_fds(holt);
     release(holt);
 }
 

@@ -139,7 +139,7 @@ struct holt_options {
     uint32_t wait_ms;        /* how long holt_open waits for a daemon that does not answer yet */
     uint32_t deadline_ms;    /* of calls that say 0; 0: 10000 */
     enum holt_session session;
-    uint32_t lane_count;        /* writing messages under way at once, 1 to 64; 0: 8 */
+    uint32_t lane_count;        /* writing messages under way at once, 1 to 64; 0: 4 */
     uint32_t request_count_max; /* calls waiting at once, of all threads; 0: 4096 */
     /* The session to go on with, as holt_client_id gave it, in this or an earlier process; one
      * process at a time. It stays open at holt_close. All zero: a new one, which ends with the

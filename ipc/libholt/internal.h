@@ -23,7 +23,7 @@ enum {
     SLOT_COUNT = 128, /* messages under way */
     DEADLINE_MS_DEFAULT = 10000,
     REQUEST_COUNT_MAX_DEFAULT = 4096,
-    LANE_COUNT_DEFAULT = 8,
+    LANE_COUNT_DEFAULT = 4,
 };
 #define DEADLINE_NS_NONE UINT64_MAX
 
@@ -115,10 +115,20 @@ enum connection_state {
     CONNECTION_READY,
 };
 
+/* Who waits for what the daemon sends: at most one, for he may find the connection's end, and close
+ * it. A thread that waits for its own call receives itself if nobody does: it saves the way through
+ * another thread. */
+enum receiver {
+    RECEIVER_NOBODY,
+    RECEIVER_OWN, /* the client's thread */
+    RECEIVER_CALLER,
+};
+
 struct holt {
     pthread_t thread;
     pid_t pid;
-    int wake_fd;
+    int wake_fd; /* wakes the client's thread */
+    int kick_fd; /* makes a caller stop receiving */
     struct sockaddr_un address;
     bool join;
     bool session_kept; /* its client id was given: it outlives the client */
@@ -138,8 +148,9 @@ struct holt {
     struct holt_error open_error;
 
     enum connection_state state;
-    int fd;                          /* -1: none; closed by the client's thread only */
-    uint64_t connect_ns;             /* not before */
+    enum receiver receiver;
+    int fd;              /* -1: none; closed by who receives, or by the own thread if nobody does */
+    uint64_t connect_ns; /* not before */
     uint64_t handshake_deadline_ns;  /* while neither NONE nor READY */
     struct holt_error connect_error; /* why there is no connection */
     uint32_t backoff_ms;

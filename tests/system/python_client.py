@@ -218,8 +218,12 @@ def unknown(store, groove, pid):
     raises("a read just times out", holt.Timeout, lambda: groove.get(1, deadline=0.1))
     raises("and is still", holt.OutcomeUnknown, lambda: write.resolve(0.1))
     os.kill(pid, signal.SIGCONT)
-    write.resolve()
-    equal("resolved: once", (5000 in groove, len(groove)), (True, before + 1))
+    try: # It says what became of it: the daemon may have read it before it was stopped, or too late.
+        write.resolve()
+        there = 1
+    except holt.Expired:
+        there = 0
+    equal("resolved: it says what happened", (5000 in groove, len(groove)), (there == 1, before + there))
 
 
 def help_reads_well():

@@ -903,7 +903,7 @@ def connect(socket: str | os.PathLike[str] | None = None, *, wait: float = 0, de
     `wait`: how long to wait for a daemon that does not answer yet.
     `deadline`: of calls that do not say; 0: 10 seconds.
     `session`: None: if the daemon has sessions; True: or not at all; False: without.
-    `lanes`: messages with writes under way at once, 1 to 64; 0: 8.
+    `lanes`: messages with writes under way at once, 1 to 64; 0: 4.
     `client_id`: of a session to go on with, from `Client.client_id`."""
     return Client(socket, wait=wait, deadline=deadline, session=session, lanes=lanes,
                   client_id=client_id)
