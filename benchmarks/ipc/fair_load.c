@@ -47,7 +47,7 @@ static const struct shape {
 static const char *socket_path;
 static uint32_t groove_id;
 
-static void end(const char *what, const char *why)
+static _Noreturn void end(const char *what, const char *why)
 {
     fprintf(stderr, "fair_load: %s: %s\n", what, why);
     exit(1);
