@@ -507,6 +507,33 @@ static void flush(struct holt *holt)
     }
 }
 
+/* HELLO and the like: no call waits for these. */
+static bool send_own(struct holt *holt, uint16_t operation, const void *body, uint32_t body_size)
+{
+    struct message *message = message_new(holt, operation, 0, body_size);
+    if (message == NULL) {
+        return false;
+    }
+    if (body_size > 0) {
+        memcpy(message->frame + ENVELOPE_SIZE + PROTOCOL_HEADER_SIZE, body, body_size);
+    }
+    message_write_header(holt, message);
+    message_send(holt, message);
+    flush(holt);
+    return true;
+}
+
+static void session_begin(struct holt *holt)
+{
+    const struct open_session_request request = {.lane_count = holt->lane_count_wanted};
+    assert(holt->state == CONNECTION_READY || holt->state == CONNECTION_HELLO);
+    holt->state = CONNECTION_SESSION;
+    holt->handshake_deadline_ns = now_ns() + HANDSHAKE_MS * ns_per_ms;
+    if (!send_own(holt, OPERATION_OPEN_SESSION, &request, sizeof request)) {
+        holt->broken = true; /* No memory: another time. Who receives will hang up. */
+    }
+}
+
 static bool lane_find(const struct holt *holt, int32_t *lane)
 {
     for (uint32_t i = 0; i < holt->lane_count; i++) {
@@ -621,6 +648,10 @@ static void message_again(struct holt *holt, struct message *message)
 /* Sends what may be sent now. */
 static void pump(struct holt *holt)
 {
+    if (holt->state == CONNECTION_READY && !holt->broken && holt->writes.oldest != NULL &&
+        holt->session_wanted && !holt->session_open) {
+        session_begin(holt);
+    }
     if (holt->state == CONNECTION_READY && !holt->broken) {
         const bool waiting =
             holt->again.oldest != NULL || holt->writes.oldest != NULL || holt->reads.oldest != NULL;
@@ -649,22 +680,6 @@ static void pump(struct holt *holt)
         }
     }
     flush(holt);
-}
-
-/* HELLO and the like: no call waits for these. */
-static bool send_own(struct holt *holt, uint16_t operation, const void *body, uint32_t body_size)
-{
-    struct message *message = message_new(holt, operation, 0, body_size);
-    if (message == NULL) {
-        return false;
-    }
-    if (body_size > 0) {
-        memcpy(message->frame + ENVELOPE_SIZE + PROTOCOL_HEADER_SIZE, body, body_size);
-    }
-    message_write_header(holt, message);
-    message_send(holt, message);
-    flush(holt);
-    return true;
 }
 
 /* ---- Connection --------------------------------------------------------------------------------
@@ -797,16 +812,6 @@ static bool session_id_new(struct holt *holt)
     return getrandom(holt->client_id, sizeof holt->client_id, 0) == (ssize_t)sizeof holt->client_id;
 }
 
-static void session_begin(struct holt *holt)
-{
-    const struct open_session_request request = {.lane_count = holt->lane_count_wanted};
-    holt->state = CONNECTION_SESSION;
-    holt->handshake_deadline_ns = now_ns() + HANDSHAKE_MS * ns_per_ms;
-    if (!send_own(holt, OPERATION_OPEN_SESSION, &request, sizeof request)) {
-        connection_failed(holt, HOLT_NO_MEMORY, NULL);
-    }
-}
-
 /* The daemon does not know the session, and never will again. */
 static void session_lost(struct holt *holt, uint32_t generation)
 {
@@ -818,10 +823,6 @@ static void session_lost(struct holt *holt, uint32_t generation)
     holt->session_kept = false;
     if (!session_id_new(holt)) {
         connection_failed(holt, HOLT_SYSTEM, "no random numbers");
-        return;
-    }
-    if (holt->state == CONNECTION_READY) {
-        session_begin(holt);
     }
 }
 
@@ -871,33 +872,41 @@ static void handle_hello(struct holt *holt, const struct reply_header *header, c
     if (!sessions) {
         session_void(holt);
     }
-    if (sessions && holt->session != HOLT_SESSION_OFF) {
-        if (holt->session_open) {
-            connection_ready(holt);
-        } else {
-            session_begin(holt);
-        }
-    } else if (holt->session == HOLT_SESSION_REQUIRED) {
-        open_fail(holt, HOLT_NOT_SUPPORTED, "the daemon has no sessions");
+    holt->session_wanted = sessions && holt->session != HOLT_SESSION_OFF;
+    if (holt->session != HOLT_SESSION_REQUIRED || holt->session_open) {
+        connection_ready(holt); /* The first write opens the session: who only reads needs none. */
+    } else if (sessions) {
+        session_begin(holt);
     } else {
-        connection_ready(holt);
+        open_fail(holt, HOLT_NOT_SUPPORTED, "the daemon has no sessions");
     }
+}
+
+/* There is to be no session, so no write can be sent. */
+static void session_refused(struct holt *holt, enum holt_status status, const char *text)
+{
+    if (holt->opening) {
+        open_fail(holt, status, text);
+        return;
+    }
+    struct call *call;
+    while ((call = calls_pop(&holt->writes)) != NULL) {
+        call_end(holt, call, status, text);
+    }
+    connection_ready(holt);
 }
 
 static void handle_session(struct holt *holt, const struct reply_header *header,
                            const uint8_t *body)
 {
-    if (header->result == RESULT_DENIED && holt->session == HOLT_SESSION_AUTO &&
-        !holt->session_old) {
-        connection_ready(holt); /* Who may not write can read. */
-        return;
-    }
     if (header->result == RESULT_BUSY || header->result == RESULT_SHUTTING_DOWN) {
         connection_failed(holt, HOLT_NO_DAEMON, result_text(header->result));
         return;
     }
     if (header->result != RESULT_OK) {
-        open_fail(holt, (enum holt_status)header->result, result_text(header->result));
+        char text[sizeof((struct holt_error *)0)->text];
+        snprintf(text, sizeof text, "no session: %.*s", (int)header->body_size, (const char *)body);
+        session_refused(holt, (enum holt_status)header->result, text);
         return;
     }
     struct session_reply session;
@@ -1374,8 +1383,10 @@ static void kick_caller(const struct holt *holt)
 
 static void connection_turn(struct holt *holt, uint64_t now)
 {
-    if (holt->broken && holt->receiver == RECEIVER_CALLER) {
-        kick_caller(holt);
+    const bool late = holt->state != CONNECTION_NONE && holt->state != CONNECTION_READY &&
+                      now >= holt->handshake_deadline_ns;
+    if ((holt->broken || late) && holt->receiver == RECEIVER_CALLER) {
+        kick_caller(holt); /* He alone may be waiting on the socket that is to be closed. */
         return;
     }
     if (holt->broken) {
@@ -1384,8 +1395,7 @@ static void connection_turn(struct holt *holt, uint64_t now)
             connection_failed(holt, HOLT_NO_DAEMON, "the connection was lost");
         }
     }
-    if (holt->state != CONNECTION_NONE && holt->state != CONNECTION_READY &&
-        now >= holt->handshake_deadline_ns) {
+    if (late && holt->state != CONNECTION_NONE) {
         connection_failed(holt, HOLT_NO_DAEMON, "what listens there does not answer");
     }
     if (holt->state == CONNECTION_NONE && wants_connection(holt) && now >= holt->connect_ns) {
@@ -1947,9 +1957,9 @@ void holt_close(struct holt *holt)
 bool holt_has_session(struct holt *holt)
 {
     pthread_mutex_lock(&holt->mutex);
-    const bool open = holt->session_open;
+    const bool numbered = holt->session_wanted;
     pthread_mutex_unlock(&holt->mutex);
-    return open;
+    return numbered;
 }
 
 void holt_client_id(struct holt *holt, uint8_t client_id[HOLT_CLIENT_ID_SIZE])

@@ -126,7 +126,7 @@ HOLT_API const char *holt_library_version(void);
 struct holt;
 
 enum holt_session {
-    HOLT_SESSION_AUTO = 0, /* if the daemon has sessions */
+    HOLT_SESSION_AUTO = 0, /* if the daemon has them */
     HOLT_SESSION_OFF = 1,
     HOLT_SESSION_REQUIRED = 2 /* else HOLT_NOT_SUPPORTED */
 };
@@ -149,8 +149,8 @@ struct holt_options {
     uint8_t reserved[63]; /* zero */
 };
 
-/* Connects, and opens a session if there is to be one. `options`: NULL or zeros are the defaults.
- */
+/* Connects. `options`: NULL or zeros are the defaults. The first write opens the session, if there
+ * is to be one; HOLT_SESSION_REQUIRED: this does. */
 HOLT_API enum holt_status holt_open(const struct holt_options *options, struct holt **holt,
                                     struct holt_error *error);
 

@@ -162,6 +162,7 @@ struct holt {
     uint32_t generation;
     uint32_t lane_count;
     uint32_t lane_count_wanted;
+    bool session_wanted; /* writes are numbered: the first opens the session */
     bool session_open;
     bool session_old; /* the next OPEN_SESSION is the first with a given client id */
     bool lane_used[WIRE_LANE_COUNT_MAX];

@@ -103,11 +103,22 @@ Test(libholt, each_way_of_not_opening_is_named)
     cr_assert_str_eq(version, "fake");
     cr_assert(holt_features(holt) == BOTH);
     cr_assert(holt_has_session(holt));
+    cr_assert(!f->session_open); /* Who only reads needs none. */
+    OK(holt_groove_open(holt, "item", 0, &item, &error));
+    OK(insert_one(1, 0));
+    cr_assert(f->session_open);
     holt_close(holt);
     cr_assert(!f->session_open); /* A session that nobody needs is given back. */
 
     f->refuse_session = true;
-    cr_assert(open_with((struct holt_options){0}) == HOLT_LIMIT);
+    cr_assert(open_with((struct holt_options){.session = HOLT_SESSION_REQUIRED}) == HOLT_LIMIT);
+    OK(open_with((struct holt_options){0}));
+    cr_assert(insert_one(2, 0) == HOLT_LIMIT);
+    OK(holt_ping(holt, 0, &error));
+    f->refuse_session = false;
+    OK(insert_one(2, 0));
+    holt_close(holt);
+    holt_groove_close(item);
     OK(open_with((struct holt_options){.session = HOLT_SESSION_OFF}));
     cr_assert(!holt_has_session(holt));
     holt_close(holt);
@@ -722,6 +733,30 @@ Test(libholt, noise_for_an_answer_breaks_nothing)
     }
     f->garbage = false;
     OK(holt_ping(holt, 0, &error));
+    end();
+}
+
+Test(libholt, descriptors_are_flat_over_connections)
+{
+    begin_with(BOTH, (struct holt_options){0});
+    OK(insert_one(1, 0));
+    const uint32_t count = fd_count();
+    struct holt_stats stats;
+    for (uint32_t i = 0; i < 200; i++) {
+        f->hang_up = true;
+        cr_assert(EVENTUALLY(!f->hang_up));
+        OK(insert_one(2 + i, 0));
+    }
+    holt_stats_read(holt, &stats);
+    cr_assert(stats.connections >= 200);
+    cr_assert(EVENTUALLY(fd_count() == count), "%u, not %u", fd_count(), count);
+    for (uint32_t i = 0; i < 20; i++) {
+        struct holt *other;
+        OK(holt_open(&(struct holt_options){.socket_path = f->path}, &other, &error));
+        holt_close(other);
+    }
+    cr_assert(EVENTUALLY(fd_count() == count), "%u, not %u", fd_count(), count);
+    cr_assert(f->double_count == 0);
     end();
 }
 
