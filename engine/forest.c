@@ -132,7 +132,7 @@ void forest_plan(const struct geometry *geometry, const struct forest_options *o
     plan_add(plan, "versions",
              trees * TREE_VERSIONS_PER_TREE * sizeof(struct tree_version) +
                  trees * MANIFEST_VERSIONS_PER_TREE *
-                     (sizeof(struct manifest_version) + tree_node_max_of(geometry) * 8),
+                     (sizeof(struct manifest_version) + tree_node_max_of(geometry) * 8ull),
              "what readers may still see");
     plan_add(plan, "manifest log",
              (uint64_t)(6 * append_blocks + 8) * geometry->block_size +

@@ -423,6 +423,7 @@ static void reply(struct forest *forest, const struct batch *batch,
 static void refuse_all(struct forest *forest, enum request_result result)
 {
     struct batch *batch = forest->preparing;
+    assert(batch != NULL);
     for (uint32_t i = 0; i < batch->request_count; i++) {
         if (!batch_request_refused(&batch->requests[i])) {
             batch_request_refuse(&batch->requests[i], result);

@@ -124,12 +124,12 @@ struct forest {
     struct run_arena arena;
     struct tree_version_pool tree_versions;
     struct tree *trees; /* [geometry.tree_count_max] */
-    struct manifest_node **level_nodes;
-    uint32_t node_max;
     struct compaction_schedule schedule;
     struct catalog catalog;
     struct session_table sessions;
     struct version_set versions;
+    struct manifest_node **level_nodes;
+    uint32_t node_max;
     uint32_t init_steps; /* how far init came, for undoing in reverse */
 
     enum forest_phase phase;
@@ -150,13 +150,13 @@ struct forest {
     struct version *committing_version;
     enum batch_stage stage; /* of preparing */
     bool preparing_low;     /* what its journal entry will say of space */
+    bool sealing;           /* the entry in flight is a seal */
     struct prefetch prefetch;
     struct version *prefetch_version;
     uint8_t *write_memory; /* [batch_write_bytes_max] values of the executing batch */
     uint8_t *sort_scratch; /* [the same] */
     struct groove_write writes[BATCH_GROUP_MAX];
     struct chain chain;
-    bool sealing;         /* the entry in flight is a seal */
     uint8_t *seal_buffer; /* [SECTOR_SIZE] */
 
     uint64_t commit_executed, commit_durable;
@@ -167,8 +167,8 @@ struct forest {
 
     /* Ops. */
     uint64_t op;         /* beats completed */
-    uint32_t beat;       /* the beat in progress, of its bar */
     uint64_t beats_owed; /* by what has executed */
+    uint32_t beat;       /* the beat in progress, of its bar */
     bool bar_replayed;   /* this bar's merges are in the checkpoint: swap only */
     bool bar_checkpoint; /* this bar ends in a checkpoint */
     uint64_t bar_journal_used, bar_memory_used;                 /* bytes */
@@ -184,9 +184,9 @@ struct forest {
     /* Checkpoints. */
     struct block_write_job manifest_write;
     struct checkpoint_job checkpoint;
-    bool join_owed;              /* at the middle of this bar */
     uint64_t *trailer_addresses; /* [checkpoint.block_max] of the last checkpoint's trailers */
     uint32_t trailer_count;
+    bool join_owed; /* at the middle of this bar */
     /* Blocks that the last checkpoint alone needs, its trailers and spilled tables: released when
      * it was encoded, freed at the next one's join. */
     uint64_t checkpoint_own_blocks;

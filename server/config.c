@@ -128,7 +128,7 @@ static enum status set_value(struct config *config, enum config_key key, const c
     case CONFIG_SESSION_IDLE: {
         uint64_t ns;
         const uint64_t second = 1000ull * 1000 * 1000;
-        if (!duration_parse(value, &ns) || ns < second || ns > 3650 * 86400 * second) {
+        if (!duration_parse(value, &ns) || ns < second || ns > 3650ull * 86400 * second) {
             return refuse(error, key, value, "a time from 1s to 3650d, such as 24h");
         }
         config->session_idle_ns = ns;

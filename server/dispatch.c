@@ -592,7 +592,7 @@ static void append_session(struct reply *reply, const struct session_info *info)
     reply_append(reply, info->numbers, info->lane_count * (uint32_t)sizeof info->numbers[0]);
 }
 
-enum { SESSION_REPLY_SIZE_MAX = sizeof(struct session_reply) + SESSION_LANE_MAX * 8 };
+enum { SESSION_REPLY_SIZE_MAX = sizeof(struct session_reply) + SESSION_LANE_MAX * 8ul };
 
 /* The session that a request opened: none of its lanes has executed anything. */
 static struct session_info session_opened(const struct exchange *exchange)
