@@ -59,7 +59,7 @@ many_beside_kills()
     pc/many "$1" >many.out 2>&1 &
     client=$!
     for round in 1 2 3; do
-        while [ "$("$HOLT" count event 2>/dev/null || echo 0)" -lt $(($1 * round / 4)) ]; do
+        while [ "$("$HOLT" count event 2>/dev/null || echo 0)" -lt $(($1 * (round - 1) / 4 + 1)) ]; do
             kill -0 "$client" 2>/dev/null || break
         done
         daemon_stop KILL
