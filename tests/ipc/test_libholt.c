@@ -615,6 +615,7 @@ Test(libholt, a_refused_companion_harms_nobody)
 Test(libholt, each_write_alone_if_so_wished)
 {
     begin_with(BOTH, (struct holt_options){.lane_count = 1, .no_join = true});
+    f->hold = true;
     struct crowd crowd = {0};
     for (uint32_t i = 0; i < CROWD; i++) {
         crowd.writes[i] = write_of(1 + i, 1);
