@@ -188,7 +188,7 @@ static void choose_swarm(struct sim_swarm *swarm)
     }
     choose_geometry(&swarm->geometry, swarm->bulk);
     choose_faults(swarm);
-    if (sim_odds(1, 6)) {
+    if (sim_odds(1, 6) && !swarm->bulk) { /* Which is to grow. */
         swarm->size_limit = grid_zone_offset(&swarm->geometry) +
                             swarm->geometry.block_size * (64ull + sim_below(2000));
         swarm->size_limit -= swarm->size_limit % SECTOR_SIZE;
@@ -596,7 +596,7 @@ static bool run(uint64_t seed, uint64_t steps, bool shifted, uint64_t *digest)
     choose_swarm(&sim->swarm);
     format();
     sim_model_reset(&sim->model, &sim->swarm.geometry);
-    const bool well = run_lives(sim->swarm.bulk ? 2 * steps : steps);
+    const bool well = run_lives(sim->swarm.bulk ? 4 * steps : steps);
     sim->counters[SIM_STEPS] = sim->step;
     sim->counters[SIM_LEVEL_2] = sim->level_max >= 2;
     sim->counters[SIM_SEEDS_CHECKPOINTS] = sim->counters[SIM_CHECKPOINTS] >= 4;

@@ -737,7 +737,7 @@ void sim_clients_start(void)
 {
     struct sim_front *front = &sim->front;
     front->answered_count = 0;
-    front->remove_weight = sim_odds(1, 3) ? 12 : (uint32_t)sim_below(3);
+    front->remove_weight = sim_odds(1, 3) && !sim->swarm.bulk ? 12 : (uint32_t)sim_below(3);
     sim_fiber_start("scanner", false, scanner_run, &front->lanes[SIM_SCANNER]);
     for (uint32_t i = 0; i < sim->swarm.lane_count; i++) {
         sim_fiber_start("client", false, lane_run, &front->lanes[i]);
