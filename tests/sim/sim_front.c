@@ -553,7 +553,7 @@ static void hand_over(struct sim_lane *lane, struct sim_parcel *parcel)
     *exchange = (struct exchange){
         .request = bytes,
         .request_size = lane->request_size,
-        .peer_id = 1, /* One connection: between two the daemon may choose who is first. */
+        .peer_id = parcel->lane + 1,
         .received_ns = sim->now_ns,
     };
     enum result result;
