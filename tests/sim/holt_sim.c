@@ -268,11 +268,24 @@ static void expect_same(const char *what, uint64_t sequence, uint64_t before, ui
     }
 }
 
+/* Of the batch whose entry is being written. */
+static void note_refusals(const struct forest *of)
+{
+    for (uint32_t i = 0; of->committing != NULL && i < of->committing->request_count; i++) {
+        const struct batch_request *request = &of->committing->requests[i];
+        if (!request->internal &&
+            (request->result == REQUEST_RESULT_FULL || request->result == REQUEST_RESULT_CORRUPT)) {
+            sim_front_note_refused(request->context);
+        }
+    }
+}
+
 void __real_forest_beats_count(struct forest *of, uint64_t entry_size, uint64_t idle_beats);
 void __wrap_forest_beats_count(struct forest *of, uint64_t entry_size, uint64_t idle_beats);
 void __wrap_forest_beats_count(struct forest *of, uint64_t entry_size, uint64_t idle_beats)
 {
     __real_forest_beats_count(of, entry_size, idle_beats);
+    note_refusals(of);
     bool known;
     struct sim_consequence *consequence = consequence_of(of, &known);
     const uint64_t op = of->op + of->beats_owed;

@@ -5,8 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/forest.h"
 #include "pool/base.h"
-#include "server/request_queue.h"
 #include "tests/sim/sim.h"
 #include "tests/sim/sim_threads.h"
 
@@ -236,6 +236,14 @@ static void told_open(struct sim_parcel *parcel, const struct reply_header *head
     sim->model.timestamp = header->timestamp;
 }
 
+void sim_front_note_refused(void *exchange)
+{
+    const struct sim_parcel *parcel = exchange;
+    if (sim->front.lanes[parcel->lane].pending) {
+        pending_remove(parcel->lane);
+    }
+}
+
 /* A reply to a write leaves the daemon: from now on it is a promise. */
 static void told(struct sim_parcel *parcel, const struct reply_header *header, const uint8_t *body)
 {
@@ -260,7 +268,9 @@ static void told(struct sim_parcel *parcel, const struct reply_header *header, c
                  header->commit);
     }
     if (!lane->pending || front->pending[0] != parcel->lane) {
-        sim_fail("commit %" PRIu64 " overtook a write that was taken before it", header->commit);
+        sim_fail("commit %" PRIu64 " of request %" PRIu64 " overtook request %" PRIu64
+                 ", which was taken before it",
+                 header->commit, lane->number, front->lanes[front->pending[0]].number);
     }
     if (header->commit <= front->commit_told || header->timestamp <= sim->model.timestamp) {
         sim_fail("commit %" PRIu64 " at %" PRIu64 ", after %" PRIu64 " at %" PRIu64, header->commit,
@@ -437,27 +447,33 @@ void listener_stats_read(struct listener *listener, struct listener_stats *stats
     *stats = (struct listener_stats){.connections = sim->swarm.lane_count};
 }
 
-/* The order in which the forest thread takes writes is the order in which they shall happen. */
-struct exchange *__real_request_queue_take_all(struct request_queue *queue);
-struct exchange *__wrap_request_queue_take_all(struct request_queue *queue);
-struct exchange *__wrap_request_queue_take_all(struct request_queue *queue)
+/* The order in which the forest takes writes is the order in which they shall happen; users and
+ * connections take turns before that. */
+enum forest_admission __real_forest_batch_add(struct forest *forest, enum request_kind kind,
+                                              bool atomic, const uint8_t *body, uint32_t size,
+                                              const struct request_session *session, void *context,
+                                              enum request_result *result, const char **reason);
+enum forest_admission __wrap_forest_batch_add(struct forest *forest, enum request_kind kind,
+                                              bool atomic, const uint8_t *body, uint32_t size,
+                                              const struct request_session *session, void *context,
+                                              enum request_result *result, const char **reason);
+enum forest_admission __wrap_forest_batch_add(struct forest *forest, enum request_kind kind,
+                                              bool atomic, const uint8_t *body, uint32_t size,
+                                              const struct request_session *session, void *context,
+                                              enum request_result *result, const char **reason)
 {
-    struct exchange *oldest = __real_request_queue_take_all(queue);
-    struct sim_front *front = &sim->front;
-    for (struct exchange *exchange = oldest; exchange != NULL; exchange = exchange->next) {
-        if (sim_is_write(exchange->header.operation)) {
-            const uint32_t lane = ((struct sim_parcel *)exchange)->lane;
-            const bool told = front->lanes[lane].told_number == front->lanes[lane].number;
-            if (sim_is_numbered(&front->lanes[lane]) && (front->lanes[lane].pending || told)) {
-                continue; /* A doubled frame. */
-            }
-            assert(!front->lanes[lane].pending);
-            front->lanes[lane].pending = true;
-            front->pending[front->pending_count] = lane;
-            front->pending_count += 1;
-        }
+    const enum forest_admission admission =
+        __real_forest_batch_add(forest, kind, atomic, body, size, session, context, result, reason);
+    const struct exchange *exchange = context;
+    if (admission == FOREST_ADDED && exchange != NULL && sim_is_write(exchange->header.operation)) {
+        struct sim_front *front = &sim->front;
+        const uint32_t lane = ((const struct sim_parcel *)context)->lane;
+        assert(!front->lanes[lane].pending);
+        front->lanes[lane].pending = true;
+        front->pending[front->pending_count] = lane;
+        front->pending_count += 1;
     }
-    return oldest;
+    return admission;
 }
 
 /* ---- Asking ------------------------------------------------------------------------------------

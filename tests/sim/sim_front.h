@@ -102,3 +102,6 @@ uint32_t sim_section_size(const struct wire_section *section, const struct sim_s
 bool sim_front_is_waiting(void);
 /* Fails when a request has not been answered for far too long. */
 void sim_front_check_patience(void);
+/* The request of this exchange was refused for want of space or for damage when the batch that it
+ * is in was journaled: it will have no effect, though its reply leaves with the others. */
+void sim_front_note_refused(void *exchange);
