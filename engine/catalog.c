@@ -203,8 +203,8 @@ enum catalog_refusal catalog_create(struct catalog *catalog, const struct groove
     if (refusal != CATALOG_OK) {
         return refusal;
     }
-    uint32_t tree_ids[GROOVE_TREE_COUNT_MAX];
-    for (uint32_t i = 0; i < TREE_INDEX + spec->index_count; i++) {
+    uint32_t tree_ids[GROOVE_TREE_COUNT_MAX] = {0};
+    for (uint32_t i = 0; i < TREE_INDEX + schema.spec.index_count; i++) {
         tree_ids[i] = catalog->next_tree_id;
         catalog->next_tree_id += 1;
     }

@@ -419,7 +419,7 @@ static uint32_t parse_size(const char *text)
 
 bool field_type_parse(const char *text, struct field_spec *field)
 {
-    for (uint8_t type = FIELD_TYPE_U8; type < array_count(types); type++) {
+    for (uint8_t type = FIELD_TYPE_U8; type < (uint8_t)array_count(types); type++) {
         const size_t name_size = strlen(types[type].name);
         uint32_t size = 0;
         if (!has_chosen_size(type)) {

@@ -1034,11 +1034,12 @@ static bool copy_is_whole(const struct superblock *sector, const struct superblo
 static void check_copies(struct verify *verify, const struct superblock *sectors)
 {
     for (uint32_t i = 0; i < SUPERBLOCK_COPY_COUNT; i++) {
+        const uint64_t offset = superblock_zone_offset() + (uint64_t)i * SECTOR_SIZE;
         if (!copy_is_whole(&sectors[i], &verify->superblock, i)) {
             verify_problem(
                 verify,
                 "superblock: copy %u at offset %llu is damaged; opening the file repairs it", i,
-                (unsigned long long)(superblock_zone_offset() + (uint64_t)i * SECTOR_SIZE));
+                (unsigned long long)offset);
         } else if (!checksum_equal(&sectors[i].checksum, &verify->superblock.checksum)) {
             LOG_INFO("verify.superblock_copy", log_u64("copy", i),
                      log_u64("sequence", sectors[i].sequence),
