@@ -1,9 +1,9 @@
 /* What the parts of libholt share; holt.h is what its users see.
  *
  *   holt_write, holt_read, holt_groove_create ...   each has a call
- *        call ──► pending ──► message ──► slot ──► reply ──► done: its thread is woken, or a
- * callback ▲                    │ refused for now: taken apart, the calls are pending again
- *          └────────────────────┘ lost: a numbered write is sent again as it stands
+ *   call ──► pending ──► message ──► slot ──► reply ──► done
+ *             ▲                    │ refused for now (BUSY): taken apart
+ *             └────────────────────┘ lost: numbered writes, as they stand
  *
  * A call is what a caller waits for; a message is what travels. A message of small writes may have
  * several calls as its members. A writing message has a lane from when it is made until its outcome
