@@ -1,3 +1,5 @@
+#include <stdarg.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "ipc/libholt/internal.h"
@@ -71,4 +73,22 @@ const char *holt_type_name(enum holt_type type)
         "i32", "i64", "f32", "f64", "bool", "bytes", "text", "timestamp",
     };
     return (unsigned)type < sizeof names / sizeof names[0] ? names[type] : names[0];
+}
+
+enum holt_status error_set(struct holt_error *error, enum holt_status status, const char *format,
+                           ...)
+{
+    if (error == NULL) {
+        return status;
+    }
+    error->status = status;
+    if (format == NULL) {
+        snprintf(error->text, sizeof error->text, "%s", holt_status_text(status));
+        return status;
+    }
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(error->text, sizeof error->text, format, arguments);
+    va_end(arguments);
+    return status;
 }
