@@ -83,6 +83,9 @@ declare -A EXPECTED=(
 town(id=3, name='Graz', country='AT', people=300000, latitude=47.07)
 3 towns, 2 of them in Liechtenstein"
     ["transfer.py 3 40"]="5000"
+    ["at_once.py"]="300 written
+1194 planets
+[42, 43, 43, 43, 43, 43, 43] ['star 4', 'star 11', 'star 18']"
     ["errors.py"]="[(0, 'EXISTS')]
 OutOfRange: name text<8>: 'far too long': the value does not fit
 OutOfRange: size u8: 256: the value does not fit
@@ -121,7 +124,7 @@ print(*(json.loads(line)["balance"] for line in sys.stdin))'; }
     output=$(PYTHONPATH=$PYTHON "$REPOSITORY/tests/system/python_client.py" "$DAEMON" 2>&1) || code=$?
     sed -E "s/^(ok|not ok) /&$listener: python: /" <<<"$output"
     [ "${code:-0}" = 0 ] || not_ok "$listener: python" "exit code $code"
-    for program in "first.py" "transfer.py 3 40" "errors.py"; do
+    for program in "first.py" "transfer.py 3 40" "at_once.py" "errors.py"; do
         # shellcheck disable=SC2086
         expect "$listener: python: $program" 0 "${EXPECTED[$program]}" \
             env PYTHONPATH="$PYTHON" "$REPOSITORY"/ipc/python/examples/$program

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import pydoc
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -175,6 +176,39 @@ def at_once(store, groove):
 
     equal("a future that asyncio waits for", asyncio.run(wait()), "EXISTS")
 
+    lookups = [groove.submit_get(id, "none") for id in range(1100, 1300)]
+    equal("200 lookups under way",
+          [one if one == "none" else one.a_u64 for one in (future.result(30) for future in lookups)],
+          [*range(1100, 1200), *["none"] * 100])
+    equal("many ids in one", [one.id for one in groove.submit_get_many([1001, 7777, 1000]).result(30)],
+          [1001, 1000])
+    wanted = [one.id for one in groove.query("text", a_text="many")]
+    queries = [groove.submit_query("text", a_text="many", limit=limit) for limit in (0, 1, 2)]
+    equal("queries under way", [[one.id for one in future.result(30)] for future in queries],
+          [wanted, wanted[:1], wanted[:2]])
+    equal("counts under way", [groove.submit_count().result(30),
+                               groove.submit_count("text", a_text="many").result(30)],
+          [len(groove), len(wanted)])
+    raises("a submitted query that names other fields", holt.BadArgument,
+           lambda: groove.submit_query("pair", a_u8=1))
+    raises("a submitted query of no index", holt.UnknownIndex,
+           lambda: groove.submit_query("none", a_u8=1))
+    raises("a submitted count of no index", holt.UnknownIndex,
+           lambda: groove.submit_count("none", a_u8=1))
+    raises("a submitted lookup of nothing", holt.BadArgument, lambda: groove.submit_get_many([]))
+    raises("more ids than a request holds", holt.TooBig,
+           lambda: groove.submit_get_many(range(1, 200000)))
+    store.create("gone", {"x": holt.u8}, {"x": holt.Index("x")})
+    gone = store.groove("gone")
+    store.drop("gone")
+    for name, future in (("get", gone.submit_get(1)), ("query", gone.submit_query("x", x=1)),
+                         ("count", gone.submit_count())):
+        raises(f"a submitted {name} that is refused", holt.UnknownGroove, future.result)
+    called = threading.Event()
+    future = groove.submit_get(1000)
+    future.add_done_callback(lambda done: called.set())
+    check("a callback is called", called.wait(30) and future.result().a_u64 == 1000)
+
     def work(first):
         for id in range(first, first + 50):
             groove.insert(id, a_u64=id)
@@ -187,6 +221,27 @@ def at_once(store, groove):
         thread.join()
     equal("eight threads", sum(i in groove for t in range(1, 9) for i in (10**4 * t, 10**4 * t + 49)),
           16)
+
+
+UNDER_WAY = """
+import holt, sys
+store = holt.connect()
+groove = store.groove("all")
+for id in range(20000, 20100):
+    write = store.write()
+    write.insert(groove, id)
+    write.submit()
+    groove.submit_get(id)
+print("left")
+"""
+
+
+def left_under_way():
+    """A program that ends without closing, while answers are on their way."""
+    ended = subprocess.run([sys.executable, "-c", UNDER_WAY], capture_output=True, timeout=60,
+                           check=False, env={**os.environ, "PYTHONPATH": ":".join(sys.path)})
+    equal("a program may end while calls are under way",
+          (ended.returncode, ended.stdout, ended.stderr), (0, b"left\n", b""))
 
 
 def inherited(store, answer):
@@ -254,6 +309,7 @@ def main():
         groove = every_type(store)
         events(store, groove)
         at_once(store, groove)
+        left_under_way()
         forked(store)
         unknown(store, groove, pid)
         store.drop("all")

@@ -32,11 +32,14 @@ Deadlines are seconds. The library is libholt.so.1, or what $HOLT_LIBRARY names.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
+import itertools
 import json
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Union
@@ -250,6 +253,34 @@ class Failure:
 
     def __str__(self) -> str:
         return f"event {self.event}: {_lib.holt_event_result_text(self.result).decode()}"
+
+
+# ---- Without waiting ------------------------------------------------------------------------------
+
+_pending: dict[int, Callable[[int], None]] = {} # by the context that libholt hands back
+_numbers = itertools.count(1)
+
+
+@_library.Callback # One for all, which lives as long as anything may call it.
+def _answered(context: int, _handle: object, status: int) -> None:
+    _pending.pop(context)(status)
+
+
+def _submit(function: Any, handle: ctypes.c_void_p, limit: int, done: Callable[[int], None],
+            error: _library.Error) -> int:
+    """`done` will be called on the client's thread if this returns 0."""
+    number = next(_numbers)
+    _pending[number] = done
+    status = function(handle, limit, _answered, number, ctypes.byref(error))
+    if status != 0:
+        del _pending[number]
+    return status
+
+
+def _future() -> Future[Any]:
+    future: Future[Any] = Future()
+    future.set_running_or_notify_cancel() # What was submitted is not taken back.
+    return future
 
 
 # ---- Schema ---------------------------------------------------------------------------------------
@@ -582,6 +613,68 @@ class Groove:
     def __bool__(self) -> bool:
         return True
 
+    # Reading without waiting.
+
+    def _submit_read(self, describe: Callable[[ctypes.c_void_p], int],
+                     finish: Callable[[Result], Any], deadline: float) -> Future[Any]:
+        handle, error = ctypes.c_void_p(), _library.Error()
+        _check(_lib.holt_read_new(self._client._open(), ctypes.byref(handle)))
+        future = _future()
+
+        def done(status: int) -> None:
+            result = Result(self, handle) # From now on it keeps the read, and frees it.
+            try:
+                if status != 0:
+                    _raise(status, _lib.holt_read_text(handle).decode(errors="replace"))
+                future.set_result(finish(result))
+            except Exception as failure:
+                future.set_exception(failure)
+
+        status = describe(handle)
+        if status == 0:
+            status = _submit(_lib.holt_read_submit, handle, _milliseconds(deadline), done, error)
+        if status != 0:
+            _lib.holt_read_free(handle)
+            _check(status, error)
+        return future
+
+    def _submit_lookup(self, ids: Iterable[ObjectId], finish: Callable[[Result], Any],
+                       deadline: float) -> Future[Any]:
+        numbers = [_id_struct(_id_number(id)) for id in ids]
+        if not numbers:
+            raise BadArgument("no ids")
+        array = (_Id * len(numbers))(*numbers)
+        return self._submit_read(
+            lambda handle: _lib.holt_read_lookup(handle, self._handle, array, len(numbers)),
+            finish, deadline)
+
+    def submit_get_many(self, ids: Iterable[ObjectId], deadline: float = 0) -> Future[Result]:
+        """Begins what `get_many` does, and returns at once; the future's result is what `get_many`
+        would have returned, or the exception that it would have raised."""
+        return self._submit_lookup(ids, lambda result: result, deadline)
+
+    def submit_get(self, id: ObjectId, default: Any = None, deadline: float = 0) -> Future[Any]:
+        """`get` without waiting, as `submit_get_many`."""
+        return self._submit_lookup([id], lambda result: result[0] if result else default, deadline)
+
+    def submit_query(self, index: str, limit: int = 0, deadline: float = 0,
+                     **values: Value) -> Future[Result]:
+        """`query` without waiting, as `submit_get_many`."""
+        example = self._example(index, values)
+        found = _lib.holt_groove_index(self._handle, index.encode())
+        return self._submit_read(
+            lambda handle: _lib.holt_read_query(handle, self._handle, found, example, limit),
+            lambda result: result, deadline)
+
+    def submit_count(self, index: str | None = None, deadline: float = 0,
+                     **values: Value) -> Future[int]:
+        """`count` without waiting, as `submit_get_many`."""
+        example = self._example(index, values) if index is not None else None
+        found = _lib.holt_groove_index(self._handle, index.encode()) if index is not None else None
+        return self._submit_read(
+            lambda handle: _lib.holt_read_count(handle, self._handle, found, example),
+            lambda result: _lib.holt_read_count_value(result._handle), deadline)
+
     # Writing, one event at a time.
 
     def insert(self, id: ObjectId, deadline: float = 0, **values: Value) -> int:
@@ -638,7 +731,6 @@ class Write:
         self._handle = handle
         self._client = client
         self._deadline = deadline
-        self._callback: Any = None
         _lib.holt_write_set_atomic(handle, atomic)
 
     def __del__(self) -> None:
@@ -727,27 +819,19 @@ class Write:
     def submit(self, deadline: float | None = 0) -> Future[Write]:
         """Begins what `commit` does, and returns at once. The future's result is this write, or the
         exception that `commit` would have raised. (`asyncio.wrap_future` makes it awaitable.)"""
-        future: Future[Write] = Future()
-        future.set_running_or_notify_cancel()
+        future = _future()
 
-        def done(_context: object, _write: object, status: int) -> None:
-            self._client._submitted.discard(self)
+        def done(status: int) -> None:
             try:
                 self._end(status, None)
-            except Error as error:
-                future.set_exception(error)
+            except Error as failure:
+                future.set_exception(failure)
             else:
                 future.set_result(self)
 
         error = _library.Error()
-        callback = _library.WriteCallback(done)
-        self._callback = callback # Both have to live until it is called.
         limit = _milliseconds(self._deadline if deadline == 0 else deadline)
-        self._client._submitted.add(self)
-        status = _lib.holt_write_submit(self._handle, limit, callback, None, ctypes.byref(error))
-        if status != 0:
-            self._client._submitted.discard(self)
-            _check(status, error)
+        _check(_submit(_lib.holt_write_submit, self._handle, limit, done, error), error)
         return future
 
     @property
@@ -771,7 +855,6 @@ class Client:
                  deadline: float = 0, session: bool | None = None, lanes: int = 0,
                  client_id: bytes | None = None) -> None:
         self._handle: ctypes.c_void_p | None = None
-        self._submitted: set[Write] = set()
         options = _library.Options(
             socket_path=os.fsencode(socket) if socket is not None else None,
             wait_ms=round(wait * 1000), deadline_ms=round(deadline * 1000),
@@ -784,6 +867,7 @@ class Client:
         _check(_lib.holt_open(ctypes.byref(options), ctypes.byref(handle), ctypes.byref(error)),
                error)
         self._handle = handle
+        _clients.add(self)
 
     def _open(self) -> ctypes.c_void_p:
         if self._handle is None:
@@ -892,6 +976,16 @@ class Client:
         found = _library.Stats()
         _lib.holt_stats_read(self._open(), ctypes.byref(found))
         return {name: getattr(found, name) for name, _ in found._fields_}
+
+
+_clients: weakref.WeakSet[Client] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Before the interpreter ends: what is still under way would call into it."""
+    for client in list(_clients):
+        client.close()
 
 
 def connect(socket: str | os.PathLike[str] | None = None, *, wait: float = 0, deadline: float = 0,

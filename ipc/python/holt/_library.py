@@ -58,7 +58,7 @@ class Stats(Structure):
                 ("sent_again", c_uint64), ("connections", c_uint64), ("busy", c_uint64)]
 
 
-WriteCallback = CFUNCTYPE(None, c_void_p, c_void_p, c_int)
+Callback = CFUNCTYPE(None, c_void_p, c_void_p, c_int)
 
 _error = POINTER(Error)
 _field = POINTER(Field)
@@ -105,6 +105,7 @@ _PROTOTYPES: dict[str, tuple[object, list[object]]] = {
     "holt_groove_index_count": (c_uint32, [c_void_p]),
     "holt_groove_field_at": (_field, [c_void_p, c_uint32]),
     "holt_groove_index_at": (POINTER(Index), [c_void_p, c_uint32]),
+    "holt_groove_index": (POINTER(Index), [c_void_p, c_char_p]),
     "holt_write_new": (c_int, [c_void_p, _handle]),
     "holt_write_free": (None, [c_void_p]),
     "holt_write_clear": (None, [c_void_p]),
@@ -112,7 +113,7 @@ _PROTOTYPES: dict[str, tuple[object, list[object]]] = {
     "holt_write_set_atomic": (None, [c_void_p, c_bool]),
     "holt_write_event_count": (c_uint32, [c_void_p]),
     "holt_write_commit": (c_int, [c_void_p, c_uint32, _error]),
-    "holt_write_submit": (c_int, [c_void_p, c_uint32, WriteCallback, c_void_p, _error]),
+    "holt_write_submit": (c_int, [c_void_p, c_uint32, Callback, c_void_p, _error]),
     "holt_write_resolve": (c_int, [c_void_p, c_uint32, _error]),
     "holt_write_text": (c_char_p, [c_void_p]),
     "holt_write_commit_number": (c_uint64, [c_void_p]),
@@ -120,7 +121,14 @@ _PROTOTYPES: dict[str, tuple[object, list[object]]] = {
     "holt_write_failure_count": (c_uint32, [c_void_p]),
     "holt_write_failure_total": (c_uint32, [c_void_p]),
     "holt_write_failure": (Failure, [c_void_p, c_uint32]),
+    "holt_read_new": (c_int, [c_void_p, _handle]),
     "holt_read_free": (None, [c_void_p]),
+    "holt_read_lookup": (c_int, [c_void_p, c_void_p, POINTER(Id), c_uint32]),
+    "holt_read_query": (c_int, [c_void_p, c_void_p, POINTER(Index), c_void_p, c_uint32]),
+    "holt_read_count": (c_int, [c_void_p, c_void_p, POINTER(Index), c_void_p]),
+    "holt_read_submit": (c_int, [c_void_p, c_uint32, Callback, c_void_p, _error]),
+    "holt_read_text": (c_char_p, [c_void_p]),
+    "holt_read_count_value": (c_uint64, [c_void_p]),
     "holt_read_commit_number": (c_uint64, [c_void_p]),
     "holt_read_object_count": (c_uint32, [c_void_p]),
     "holt_read_object": (c_void_p, [c_void_p, c_uint32]),
