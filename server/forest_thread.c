@@ -494,6 +494,7 @@ static enum status start_and_serve(struct daemon *daemon)
 static void *populate_run(void *context)
 {
     struct daemon *daemon = context;
+    (void)pthread_setname_np(pthread_self(), "holt-populate");
     memory_populate(&daemon->populate_stop);
     return NULL;
 }
