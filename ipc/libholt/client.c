@@ -112,16 +112,6 @@ static int start_thread(struct holt *holt)
     return result;
 }
 
-static void close_event_fds(const struct holt *holt)
-{
-    if (holt->wake_fd >= 0) {
-        close(holt->wake_fd);
-    }
-    if (holt->kick_fd >= 0) {
-        close(holt->kick_fd);
-    }
-}
-
 enum holt_status holt_open(const struct holt_options *options, struct holt **holt,
                            struct holt_error *error)
 {
@@ -140,10 +130,9 @@ enum holt_status holt_open(const struct holt_options *options, struct holt **hol
         return error_set(error, HOLT_NO_MEMORY, NULL);
     }
     opened->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    opened->kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     const char *lacks = NULL;
     int why = errno;
-    if (opened->wake_fd < 0 || opened->kick_fd < 0) {
+    if (opened->wake_fd < 0) {
         lacks = "event descriptor";
     } else if (!opened->session_kept && !session_choose_id(opened)) {
         why = errno;
@@ -153,7 +142,9 @@ enum holt_status holt_open(const struct holt_options *options, struct holt **hol
         lacks = why != 0 ? "thread" : NULL;
     }
     if (lacks != NULL) {
-        close_event_fds(opened);
+        if (opened->wake_fd >= 0) {
+            close(opened->wake_fd);
+        }
         holt_free(opened);
         return error_set(error, HOLT_SYSTEM, "no %s: %s", lacks, strerror(why));
     }
@@ -182,7 +173,7 @@ void holt_close(struct holt *holt)
     }
     if (client_check(holt, NULL) != HOLT_OK) {
         /* The child's copy: nobody else is there to use these, and the rest may be half done. */
-        close_event_fds(holt);
+        close(holt->wake_fd);
         if (holt->fd >= 0) {
             close(holt->fd);
         }
@@ -194,7 +185,7 @@ void holt_close(struct holt *holt)
     client_wake(holt);
     pthread_mutex_unlock(&holt->mutex);
     pthread_join(holt->thread, NULL);
-    close_event_fds(holt);
+    close(holt->wake_fd);
     client_release(holt);
 }
 

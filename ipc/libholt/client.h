@@ -74,7 +74,8 @@ enum connection_state {
 
 /* Who waits for what the daemon sends: at most one, for he may find the connection's end, and close
  * it. A thread that waits for its own call receives itself if nobody does: it saves the way through
- * another thread. */
+ * another thread. When it has its answer and others wait for theirs, it wakes one of them to go
+ * on. The client's thread receives when no caller can. */
 enum receiver {
     RECEIVER_NOBODY,
     RECEIVER_OWN, /* the client's thread */
@@ -84,8 +85,7 @@ enum receiver {
 struct holt {
     pthread_t thread;
     pid_t pid;
-    int wake_fd; /* wakes the client's thread */
-    int kick_fd; /* makes a caller stop receiving */
+    int wake_fd; /* wakes the client's thread: see `woken` */
     struct sockaddr_un address;
     bool join;
     bool session_kept; /* its client id was given: it outlives the client */
@@ -101,6 +101,7 @@ struct holt {
     bool opening;
     bool closing;
     bool closed; /* the thread is gone */
+    bool woken;  /* the client's thread will look around: wake_fd is readable */
     bool broken; /* a send failed: the client's thread will hang up */
     struct holt_error open_error;
 
@@ -111,7 +112,8 @@ struct holt {
     uint64_t handshake_deadline_ns;  /* while neither NONE nor READY */
     struct holt_error connect_error; /* why there is no connection */
     uint32_t backoff_ms;
-    uint8_t *buffer; /* received, not yet looked at: [start, end) of capacity */
+    uint32_t patience_ms; /* that recv has on this socket; 0: not set */
+    uint8_t *buffer; /* the receiver's: received, not yet looked at: [start, end) of capacity */
     size_t capacity, start, end;
 
     struct hello_reply hello; /* zero before the first */
@@ -125,11 +127,13 @@ struct holt {
     bool lane_used[WIRE_LANE_COUNT_MAX];
     uint64_t lane_number[WIRE_LANE_COUNT_MAX]; /* the last that was used */
 
-    struct call_list writes; /* pending */
-    struct call_list reads;  /* pending */
-    struct call_list done;   /* with callbacks to be called */
-    uint32_t call_count;     /* not idle, not parked, not resolved */
-    uint64_t writes_ns;      /* not before: somebody said BUSY */
+    struct call_list writes;    /* pending */
+    struct call_list reads;     /* pending */
+    struct call_list done;      /* with callbacks to be called */
+    struct call *waiter_oldest; /* of threads that sleep until their call has come */
+    struct call *waiter_newest;
+    uint32_t call_count; /* not idle, not parked, not resolved */
+    uint64_t writes_ns;  /* not before: somebody said BUSY */
     uint64_t reads_ns;
     uint64_t again_ns;
     uint64_t scan_ns; /* no deadline is earlier */
@@ -184,6 +188,8 @@ void call_finish(struct holt *holt, struct call *call);
 void call_end(struct holt *holt, struct call *call, enum holt_status status, const char *text);
 /* Its caller is told UNKNOWN; the call remains a member of its message. */
 void call_park(struct holt *holt, struct call *call);
+/* A sleeping caller who may receive in place of the client's thread; NULL: there is none. */
+struct call *call_heir(const struct holt *holt);
 
 /* ---- message.c ----------------------------------------------------------------------------------
  */
@@ -243,6 +249,9 @@ void connection_handle_hello(struct holt *holt, const struct reply_header *heade
                              const uint8_t *body);
 /* Takes in what there is. Only for who is the receiver, or when nobody is. */
 void connection_receive(struct holt *holt);
+/* The same, but waits for it without the mutex: until `until_ns`, and never long. Only for the
+ * receiver. */
+void connection_await(struct holt *holt, uint64_t until_ns);
 
 /* ---- session.c ----------------------------------------------------------------------------------
  */
@@ -277,9 +286,6 @@ void client_scan(struct holt *holt, uint64_t now);
 bool client_on_own_thread(const struct holt *holt);
 /* Makes the client's thread look around. */
 void client_wake(struct holt *holt);
-void event_drain(int event_fd);
-/* For poll: -1 is for ever. */
-int timeout_ms_until(uint64_t until_ns);
 /* When there is something to do that no event tells of. */
 uint64_t client_next_ns(const struct holt *holt);
 void *client_run(void *context);

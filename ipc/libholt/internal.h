@@ -38,24 +38,26 @@ enum call_state {
 
 struct call {
     struct holt *holt;
-    bool counted;      /* keeps the client's memory; calls on a stack do not */
-    struct call *next; /* in a list of pending calls, or of those to call back */
+    bool counted;              /* keeps the client's memory; calls on a stack do not */
+    struct call *next;         /* in a list of pending calls, or of those to call back */
+    struct call *waiter_older; /* among the calls whose threads sleep */
+    struct call *waiter_newer;
 
-    /* Set before call_submit; the body is the caller's, and stays until the call is done. */
+    /* Set before it begins; the body is the caller's, and stays until the call is done. */
     uint16_t operation;
     bool joinable; /* a WRITE that does not mind company */
     bool atomic;
     const uint8_t *body;
     uint32_t body_size;
     uint32_t event_count;
-    uint32_t event_count_max;        /* the least of its grooves' */
-    void (*done)(struct call *call); /* on the client's thread; NULL: a thread waits */
+    uint32_t event_count_max; /* the least of its grooves' */
 
     /* Guarded by the client's mutex while the call is not idle. */
     enum call_state state;
-    bool lent;                /* from submit until its caller is told */
-    bool alone;               /* was refused in company: the reason may be a companion */
-    enum holt_status refusal; /* the last answer that said to come again, or OK */
+    void (*done)(struct call *call); /* on the client's thread; NULL: a thread waits */
+    bool lent;                       /* from submit until its caller is told */
+    bool alone;                      /* was refused in company: the reason may be a companion */
+    enum holt_status refusal;        /* the last answer that said to come again, or OK */
     uint64_t deadline_ns;
     struct message *message; /* SENT, PARKED */
     uint32_t first_event;    /* in the message */
@@ -76,11 +78,10 @@ bool call_init(struct call *call, struct holt *holt, bool counted);
 /* From any thread, but not between submit and done. */
 void call_deinit(struct call *call);
 
-/* Begins a call whose fields are set. HOLT_OK: `done` will be called, or call_wait is to be. */
-enum holt_status call_submit(struct call *call, uint32_t deadline_ms, struct holt_error *error);
-/* Waits for a call without `done`, whose outcome is then set. */
-enum holt_status call_wait(struct call *call, struct holt_error *error);
-/* Submit and wait. */
+/* Begins a call whose fields are set. HOLT_OK: `done` will be called, on the client's thread. */
+enum holt_status call_submit(struct call *call, void (*done)(struct call *call),
+                             uint32_t deadline_ms, struct holt_error *error);
+/* Begins it and waits; the outcome is then set, unless it could not be begun. */
 enum holt_status call_run(struct call *call, uint32_t deadline_ms, struct holt_error *error);
 /* Goes on with a call whose outcome is UNKNOWN. */
 enum holt_status call_resolve(struct call *call, uint32_t deadline_ms, struct holt_error *error);

@@ -151,8 +151,7 @@ static enum holt_status take_reply(struct holt_read *read, struct holt_error *er
     return outcome->status;
 }
 
-static enum holt_status begin(struct holt_read *read, uint32_t deadline_ms,
-                              void (*done)(struct call *call), struct holt_error *error)
+static enum holt_status prepare(struct holt_read *read, struct holt_error *error)
 {
     if (read->body == NULL) {
         return error_set(error, HOLT_BAD_ARGUMENT, "nothing is to be read");
@@ -168,16 +167,15 @@ static enum holt_status begin(struct holt_read *read, uint32_t deadline_ms,
     }
     read->objects = (struct objects_reply){0};
     read->count = 0;
-    read->call.done = done;
-    return call_submit(&read->call, deadline_ms, error);
+    return HOLT_OK;
 }
 
 enum holt_status holt_read_run(struct holt_read *read, uint32_t deadline_ms,
                                struct holt_error *error)
 {
-    enum holt_status status = begin(read, deadline_ms, NULL, error);
+    enum holt_status status = prepare(read, error);
     if (status == HOLT_OK) {
-        status = call_wait(&read->call, error);
+        status = call_run(&read->call, deadline_ms, error);
     }
     return status == HOLT_OK ? take_reply(read, error) : status;
 }
@@ -197,7 +195,8 @@ enum holt_status holt_read_submit(struct holt_read *read, uint32_t deadline_ms,
     }
     read->callback = callback;
     read->context = context;
-    return begin(read, deadline_ms, read_done, error);
+    const enum holt_status status = prepare(read, error);
+    return status == HOLT_OK ? call_submit(&read->call, read_done, deadline_ms, error) : status;
 }
 
 /* ---- Results -----------------------------------------------------------------------------------

@@ -7,7 +7,10 @@
 
 #include "ipc/libholt/client.h"
 
-enum { CLOSE_SESSION_MS = 1000 };
+enum {
+    CLOSE_SESSION_MS = 1000,
+    LATER_MS = 10,
+};
 
 bool client_on_own_thread(const struct holt *holt)
 {
@@ -16,22 +19,16 @@ bool client_on_own_thread(const struct holt *holt)
 
 void client_wake(struct holt *holt)
 {
-    if (!client_on_own_thread(holt)) {
+    if (!holt->woken && !client_on_own_thread(holt)) {
         const uint64_t one = 1;
-        /* Full means that it will wake up anyhow. */
+        holt->woken = true;
         while (write(holt->wake_fd, &one, sizeof one) < 0 && errno == EINTR) {
         }
     }
 }
 
-void event_drain(int event_fd)
-{
-    uint64_t count;
-    while (read(event_fd, &count, sizeof count) < 0 && errno == EINTR) {
-    }
-}
-
-int timeout_ms_until(uint64_t until_ns)
+/* For poll: -1 is for ever. */
+static int timeout_ms_until(uint64_t until_ns)
 {
     if (until_ns == DEADLINE_NS_NONE) {
         return -1;
@@ -88,20 +85,13 @@ uint64_t client_next_ns(const struct holt *holt)
     return next;
 }
 
-/* Asks the caller who receives to leave that to others. */
-static void kick_caller(const struct holt *holt)
-{
-    const uint64_t one = 1;
-    while (write(holt->kick_fd, &one, sizeof one) < 0 && errno == EINTR) {
-    }
-}
-
 static void connection_turn(struct holt *holt, uint64_t now)
 {
     const bool late = holt->state != CONNECTION_NONE && holt->state != CONNECTION_READY &&
                       now >= holt->handshake_deadline_ns;
     if ((holt->broken || late) && holt->receiver == RECEIVER_CALLER) {
-        kick_caller(holt); /* He alone may be waiting on the socket that is to be closed. */
+        /* He may be waiting on the socket that is to be closed, but never for long. */
+        holt->handshake_deadline_ns = now + LATER_MS * NS_PER_MS;
         return;
     }
     if (holt->broken) {
@@ -130,7 +120,12 @@ static void wait_and_receive(struct holt *holt, uint64_t until_ns)
     struct pollfd fds[2] = {{.fd = holt->wake_fd, .events = POLLIN}, {.fd = holt->fd}};
     const bool expects = holt->state != CONNECTION_READY || holt->slot_count > 0 || holt->closing;
     assert(holt->receiver != RECEIVER_OWN);
-    const bool own = holt->fd >= 0 && expects && holt->receiver == RECEIVER_NOBODY;
+    bool own = holt->fd >= 0 && expects && holt->receiver == RECEIVER_NOBODY;
+    struct call *heir = own ? call_heir(holt) : NULL;
+    if (heir != NULL) {
+        pthread_cond_signal(&heir->changed);
+        own = false;
+    }
     if (own) {
         holt->receiver = RECEIVER_OWN;
         fds[1].events |= POLLIN;
@@ -144,7 +139,10 @@ static void wait_and_receive(struct holt *holt, uint64_t until_ns)
     const int count = poll(fds, fds[1].events != 0 ? 2 : 1, timeout_ms);
     pthread_mutex_lock(&holt->mutex);
     if (count > 0 && fds[0].revents != 0) {
-        event_drain(holt->wake_fd);
+        uint64_t times;
+        while (read(holt->wake_fd, &times, sizeof times) < 0 && errno == EINTR) {
+        }
+        holt->woken = false;
     }
     if (own) {
         assert(holt->receiver == RECEIVER_OWN);
@@ -229,7 +227,6 @@ void *client_run(void *context)
         }
     }
     while (holt->receiver == RECEIVER_CALLER) {
-        kick_caller(holt);
         pthread_cond_wait(&holt->changed, &holt->mutex);
     }
     const bool unresolved = has_unresolved(holt);

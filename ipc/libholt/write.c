@@ -245,23 +245,11 @@ static enum holt_status prepare(struct holt_write *write, struct holt_error *err
     return HOLT_OK;
 }
 
-/* A write that is under way, or whose outcome is unknown, may not be sent as another. */
-static enum holt_status begin(struct holt_write *write, uint32_t deadline_ms,
-                              void (*done)(struct call *call), struct holt_error *error)
-{
-    const enum holt_status status = prepare(write, error);
-    if (status != HOLT_OK) {
-        return status;
-    }
-    write->call.done = done;
-    return call_submit(&write->call, deadline_ms, error);
-}
-
 enum holt_status holt_write_commit(struct holt_write *write, uint32_t deadline_ms,
                                    struct holt_error *error)
 {
-    const enum holt_status status = begin(write, deadline_ms, NULL, error);
-    return status == HOLT_OK ? call_wait(&write->call, error) : status;
+    const enum holt_status status = prepare(write, error);
+    return status == HOLT_OK ? call_run(&write->call, deadline_ms, error) : status;
 }
 
 static void write_done(struct call *call)
@@ -279,7 +267,8 @@ enum holt_status holt_write_submit(struct holt_write *write, uint32_t deadline_m
     }
     write->callback = callback;
     write->context = context;
-    return begin(write, deadline_ms, write_done, error);
+    const enum holt_status status = prepare(write, error);
+    return status == HOLT_OK ? call_submit(&write->call, write_done, deadline_ms, error) : status;
 }
 
 enum holt_status holt_write_resolve(struct holt_write *write, uint32_t deadline_ms,

@@ -689,6 +689,36 @@ Test(libholt, closing_ends_what_is_under_way)
     fake_end(f);
 }
 
+static void *wait_for_close(void *context)
+{
+    struct holt_error why;
+    struct holt_write *write = write_of(1, 1);
+    *(_Atomic int *)context = (int)holt_write_commit(write, HOLT_DEADLINE_NONE, &why);
+    holt_write_free(write);
+    return NULL;
+}
+
+Test(libholt, closing_ends_the_wait_of_other_threads)
+{
+    begin_with(BOTH, (struct holt_options){.lane_count = 1});
+    f->hold = true;
+    _Atomic int statuses[2] = {-1, -1};
+    pthread_t threads[2];
+    pthread_create(&threads[0], NULL, wait_for_close, (void *)&statuses[0]); /* It receives. */
+    cr_assert(EVENTUALLY(f->write_count == 1));
+    pthread_create(&threads[1], NULL, wait_for_close, (void *)&statuses[1]); /* It has no lane. */
+    struct holt_stats stats = {0};
+    cr_assert(EVENTUALLY((holt_stats_read(holt, &stats), stats.calls == 3)), "%lu", stats.calls);
+    holt_close(holt);
+    for (int i = 0; i < 2; i++) {
+        pthread_join(threads[i], NULL);
+    }
+    cr_assert(statuses[0] == HOLT_UNKNOWN);
+    cr_assert(statuses[1] == HOLT_CLOSED);
+    holt_groove_close(item);
+    fake_end(f);
+}
+
 Test(libholt, the_child_of_a_fork_is_told_so)
 {
     begin_with(BOTH, (struct holt_options){0});
@@ -708,6 +738,122 @@ Test(libholt, the_child_of_a_fork_is_told_so)
     cr_assert(WIFEXITED(code) && WEXITSTATUS(code) == 0);
     OK(holt_write_commit(write, 0, &error));
     holt_write_free(write);
+    end();
+}
+
+/* ---- What it costs -----------------------------------------------------------------------------
+ * Counts of what is expensive: messages, and threads that are woken. */
+
+enum { TALK_WRITES = 400, TALKERS = 4, RELAY_WRITES = 4000 };
+
+/* The newest thread of this process: they are listed as they were made. */
+static int newest_thread(void)
+{
+    DIR *directory = opendir("/proc/self/task");
+    int newest = 0;
+    for (struct dirent *entry; (entry = readdir(directory)) != NULL;) {
+        newest = atoi(entry->d_name);
+    }
+    closedir(directory);
+    return newest;
+}
+
+/* How often it has slept. */
+static uint64_t sleep_count(int thread)
+{
+    char path[64];
+    char line[128];
+    unsigned long count = UINT64_MAX;
+    snprintf(path, sizeof path, "/proc/self/task/%d/status", thread);
+    FILE *file = fopen(path, "r");
+    cr_assert(file != NULL);
+    while (fgets(line, sizeof line, file) != NULL) {
+        sscanf(line, "voluntary_ctxt_switches: %lu", &count);
+    }
+    fclose(file);
+    cr_assert(count != UINT64_MAX);
+    return count;
+}
+
+static void *talk(void *context)
+{
+    const uint64_t first = 1 + (uint64_t)(uintptr_t)context * TALK_WRITES;
+    for (uint64_t i = 0; i < TALK_WRITES; i++) {
+        struct holt_error why;
+        struct holt_write *write = write_of(first + i, 1);
+        cr_assert(holt_write_commit(write, 60000, &why) == HOLT_OK, "%s", why.text);
+        holt_write_free(write);
+    }
+    return NULL;
+}
+
+Test(libholt, a_caller_alone_wakes_nobody)
+{
+    begin_with(BOTH, (struct holt_options){0});
+    const int thread = newest_thread();
+    OK(insert_one(TALKERS * TALK_WRITES + 1, 0));
+    const uint64_t before = sleep_count(thread);
+    talk(NULL);
+    const uint64_t slept = sleep_count(thread) - before;
+    cr_assert(slept < TALK_WRITES / 20, "the client's thread woke %lu times", slept);
+    end();
+}
+
+Test(libholt, callers_receive_for_each_other)
+{
+    begin_with(BOTH, (struct holt_options){.no_join = true});
+    const int thread = newest_thread();
+    OK(insert_one(TALKERS * TALK_WRITES + 1, 0));
+    const uint64_t before = sleep_count(thread);
+    pthread_t threads[TALKERS];
+    for (uintptr_t i = 0; i < TALKERS; i++) {
+        pthread_create(&threads[i], NULL, talk, (void *)i);
+    }
+    for (int i = 0; i < TALKERS; i++) {
+        pthread_join(threads[i], NULL);
+    }
+    const uint64_t slept = sleep_count(thread) - before;
+    cr_assert(slept < TALKERS * TALK_WRITES / 10, "the client's thread woke %lu times", slept);
+    cr_assert(f->event_count == TALKERS * TALK_WRITES + 1);
+    cr_assert(f->double_count == 0);
+    end();
+}
+
+struct relay {
+    _Atomic uint64_t next;
+    _Atomic uint32_t ended;
+};
+
+/* As each write comes back it is used for the next. */
+static void relay_done(void *context, struct holt_write *write, enum holt_status status)
+{
+    struct relay *relay = context;
+    uint8_t object[FAKE_OBJECT_SIZE];
+    const uint64_t id = relay->next++;
+    cr_assert(status == HOLT_OK);
+    if (id > RELAY_WRITES) {
+        holt_write_free(write);
+        relay->ended++;
+        return;
+    }
+    fill(object, id, 1);
+    holt_write_clear(write);
+    OK(holt_write_insert(write, item, object));
+    OK(holt_write_submit(write, 60000, relay_done, relay, NULL));
+}
+
+Test(libholt, what_callbacks_submit_shares_messages)
+{
+    begin_with(BOTH, (struct holt_options){0});
+    struct relay relay = {.next = 1 + CROWD};
+    for (uint32_t i = 0; i < CROWD; i++) {
+        struct holt_write *write = write_of(1 + i, 1);
+        OK(holt_write_submit(write, 60000, relay_done, &relay, &error));
+    }
+    cr_assert(EVENTUALLY(relay.ended == CROWD));
+    cr_assert(f->event_count == RELAY_WRITES);
+    cr_assert(f->double_count == 0);
+    cr_assert(f->write_count < RELAY_WRITES / 8, "%u messages", f->write_count);
     end();
 }
 
