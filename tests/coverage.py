@@ -29,6 +29,8 @@ FILES = (
     "engine/forest_checkpoint.c",
     "engine/forest_open.c",
     "engine/batch.c",
+    "engine/session.c",
+    "engine/forest_session.c",
     "ipc/protocol.c",
 )
 ASSERTION = re.compile(r"\bassert\s*\(")

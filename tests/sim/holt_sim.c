@@ -35,6 +35,7 @@ enum {
 };
 static const uint64_t stop_patience_ns = 300ull * 1000 * 1000 * 1000;
 static const uint64_t year_ns = 365ull * 86400 * 1000 * 1000 * 1000;
+static const uint64_t hour_ns = 3600ull * 1000 * 1000 * 1000;
 
 struct sim *sim;
 
@@ -182,6 +183,12 @@ static void choose_swarm(struct sim_swarm *swarm)
         .end_weights = {1 + (uint32_t)sim_below(6), (uint32_t)sim_below(4), (uint32_t)sim_below(3)},
         .size_limit = sim_disk_capacity,
     };
+    swarm->session_width = 1 + (uint32_t)sim_below(3);
+    swarm->wide = sim_odds(1, 4);
+    if (swarm->wide) {
+        swarm->session_width = 1;
+        swarm->lane_count = 6 + (uint32_t)sim_below(SIM_LANE_MAX - 5);
+    }
     swarm->bulk = sim_odds(1, 8);
     if (swarm->bulk) {
         swarm->life_steps = life_steps[array_count(life_steps) - 1]; /* A scan takes its time. */
@@ -442,6 +449,7 @@ _Noreturn static void child(void)
     config.workers = sim->life.workers;
     config.readers = sim->life.readers;
     config.cache_size = 1 << 20;
+    config.session_idle_ns = sim_session_idle_ns;
     config.read_slot_count = 1 + (uint32_t)sim_below(4);
     config.exchange_count = 4 + (uint32_t)sim_below(13);
     sim_fiber_start("forest", true, daemon_run, NULL);
@@ -557,6 +565,8 @@ static void plan_life(bool last, bool mild)
     }
     if (sim_odds(1, 4)) { /* Somebody sets the clock, maybe back. */
         sim->realtime_offset_ns = 50 * year_ns + sim_below(year_ns);
+    } else if (swarm->wide && sim_odds(1, 2)) { /* Or it was right, and some time has gone by. */
+        sim->realtime_offset_ns = sim->realtime_ns_max - sim->now_ns + sim_below(hour_ns);
     }
     sim_trace("life", number, (uint64_t)sim->life.end, sim->life.end_step);
 }
@@ -607,6 +617,7 @@ static bool run(uint64_t seed, uint64_t steps, bool shifted, uint64_t *digest)
     sim->realtime_offset_ns = 54 * year_ns;
     prng_init(&sim->prng, seed);
     choose_swarm(&sim->swarm);
+    sim_sessions_init();
     format();
     sim_model_reset(&sim->model, &sim->swarm.geometry);
     const bool well = run_lives(sim->swarm.bulk ? 4 * steps : steps);

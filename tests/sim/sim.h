@@ -5,6 +5,7 @@
  *          sim_threads     pthreads, locks and clocks of the daemon, run by a seeded scheduler
  *          sim_disk        what is behind engine/storage/io.h: slow, lossy, lying
  *          sim_front       what is behind ipc/listener.h: wire bytes in, wire bytes out
+ *          sim_session     what may be said of sessions
  *          sim_client      who asks, and compares the answers
  *          sim_scan        the full comparison that a life begins with
  *          sim_model       what every answer must be
@@ -58,6 +59,9 @@ enum sim_end { SIM_END_CUT, SIM_END_KILL, SIM_END_STOP };
     X(DOUBLED, "numbered writes whose repetition got the same bytes")                              \
     X(RESENT_DONE, "numbered writes sent again after a life: done already")                        \
     X(RESENT_NEW, "numbered writes sent again after a life: done now")                             \
+    X(SESSIONS_CLOSED, "sessions closed")                                                          \
+    X(SESSIONS_EVICTED, "sessions missed by their clients: evicted")                               \
+    X(SESSIONS_REFUSED, "sessions refused: no lane is left")                                       \
     X(CREATES, "grooves created")                                                                  \
     X(DROPS, "grooves dropped")                                                                    \
     X(READS, "reads compared with the model")                                                      \
@@ -104,6 +108,8 @@ struct sim_swarm {
     uint32_t workers_max, readers_max; /* each life chooses up to these */
     bool bulk;                         /* one slot grows large, through several levels */
     uint32_t lane_count;
+    uint32_t session_width;              /* clients that share a session */
+    bool wide;                           /* more lanes of sessions than there may be */
     uint32_t preempt_chance;             /* that a lock taken or given back yields */
     uint32_t spurious_chance;            /* that a wait returns early */
     uint64_t read_ns, write_ns, sync_ns; /* mean latencies */
@@ -155,6 +161,7 @@ struct sim {
     uint64_t step; /* of the scheduler, over all lives */
     uint64_t now_ns;
     uint64_t realtime_offset_ns; /* what the wall clock is ahead of now_ns */
+    uint64_t realtime_ns_max;    /* the latest that it ever said */
     uint64_t digest;
     struct prng prng;
     bool verbose;

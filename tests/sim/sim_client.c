@@ -61,7 +61,8 @@ static bool groove_may_exist(const struct sim_lane *lane)
 
 static bool changes(uint16_t operation)
 {
-    return sim_is_write(operation) || operation == OPERATION_OPEN_SESSION;
+    return sim_is_write(operation) || operation == OPERATION_OPEN_SESSION ||
+           operation == OPERATION_CLOSE_SESSION;
 }
 
 /* A reply that is not OK, to a request that was in order: whether it may be. */
@@ -76,8 +77,15 @@ void sim_check_refusal(const struct sim_lane *lane, const struct reply_header *h
     case RESULT_GROOVE_EXISTS:
         allowed = request.operation == OPERATION_CREATE_GROOVE && groove_may_exist(lane);
         break;
-    case RESULT_LIMIT: /* Trees that are being dropped still count. */
-        allowed = request.operation == OPERATION_CREATE_GROOVE;
+    case RESULT_LIMIT: /* Trees that are being dropped still count. Of sessions it was checked. */
+        allowed = request.operation == OPERATION_CREATE_GROOVE ||
+                  request.operation == OPERATION_OPEN_SESSION;
+        break;
+    case RESULT_NO_SESSION: /* Checked when it was said. */
+        allowed = sim_is_numbered(lane) || request.operation == OPERATION_CLOSE_SESSION;
+        break;
+    case RESULT_LANE_BUSY:
+        allowed = request.operation == OPERATION_CLOSE_SESSION;
         break;
     case RESULT_BUSY:
         allowed = header->retry_after_ms > 0;
@@ -440,8 +448,11 @@ static enum sim_outcome random_read(struct sim_lane *lane)
 /* Compared when it is told. */
 static enum sim_outcome send_write(struct sim_lane *lane)
 {
+    struct sim_session *session = sim_session_of(lane);
     struct sim_parcel *parcel;
+    session->writers += sim_is_numbered(lane);
     const enum sim_outcome outcome = sim_ask_and_sort(lane, &parcel);
+    session->writers -= sim_is_numbered(lane);
     if (outcome == SIM_OUTCOME_ANSWERED) {
         sim_parcel_release(parcel);
     }
@@ -452,7 +463,7 @@ static enum sim_outcome ask_write(struct sim_lane *lane)
 {
     lane->resent = false;
     lane->kept = false;
-    if (lane->session && sim_odds(1, 2)) {
+    if (sim_session_is_usable(lane) && sim_odds(1, 2)) {
         sim_request_identify(lane);
     }
     enum sim_outcome outcome = send_write(lane);
@@ -708,11 +719,38 @@ static enum sim_outcome send_again(struct sim_lane *lane)
 
 static enum sim_outcome open_session(struct sim_lane *lane)
 {
-    const struct open_session_request open = {.lane_count = 1};
+    struct sim_session *session = sim_session_of(lane);
+    const struct open_session_request open = {.lane_count = session->lane_count};
     sim_request_begin(lane, OPERATION_OPEN_SESSION);
     sim_request_identify(lane);
     sim_request_put(lane, &open, sizeof open);
+    session->opens += 1;
+    session->under_way += 1;
+    const enum sim_outcome outcome = send_write(lane);
+    session->opens -= 1;
+    return outcome;
+}
+
+/* Whatever the others do with it. */
+static enum sim_outcome close_session(struct sim_lane *lane)
+{
+    sim_request_begin(lane, OPERATION_CLOSE_SESSION);
+    sim_request_identify(lane);
+    sim_session_of(lane)->under_way += 1;
     return send_write(lane);
+}
+
+static enum sim_outcome tend_session(struct sim_lane *lane)
+{
+    const struct sim_session *session = sim_session_of(lane);
+    const bool present = session->state == SIM_SESSION_PRESENT;
+    if (sim_session_may_be_opened(lane) && sim_odds(1, present ? 200 : 4)) {
+        return open_session(lane);
+    }
+    if (present && session->under_way == 0 && sim_odds(1, 250)) {
+        return close_session(lane);
+    }
+    return SIM_OUTCOME_ANSWERED;
 }
 
 static void *lane_run(void *argument)
@@ -724,8 +762,8 @@ static void *lane_run(void *argument)
     for (;;) {
         think();
         enum sim_outcome outcome = send_again(lane);
-        if (outcome != SIM_OUTCOME_GONE && sim_odds(1, lane->session ? 200 : 4)) {
-            outcome = open_session(lane);
+        if (outcome != SIM_OUTCOME_GONE) {
+            outcome = tend_session(lane);
         }
         if (outcome == SIM_OUTCOME_GONE || random_request(lane) == SIM_OUTCOME_GONE) {
             return NULL;
@@ -737,6 +775,7 @@ void sim_clients_start(void)
 {
     struct sim_front *front = &sim->front;
     front->answered_count = 0;
+    sim_sessions_begin_life();
     front->remove_weight = sim_odds(1, 3) && !sim->swarm.bulk ? 12 : (uint32_t)sim_below(3);
     sim_fiber_start("scanner", false, scanner_run, &front->lanes[SIM_SCANNER]);
     for (uint32_t i = 0; i < sim->swarm.lane_count; i++) {

@@ -181,6 +181,10 @@ static bool is_news(struct sim_parcel *parcel, const struct reply_header *header
     if (!sim_is_numbered(lane)) {
         return true;
     }
+    sim_session_told_write(lane, header);
+    if (header->result == RESULT_NO_SESSION) {
+        return false; /* It says nothing of the number. */
+    }
     const uint64_t hash =
         header->result == RESULT_OK ? sim_hash(parcel->reply, parcel->reply_size) : header->result;
     if (lane->told_number == lane->number) {
@@ -200,40 +204,6 @@ static bool is_news(struct sim_parcel *parcel, const struct reply_header *header
     lane->unanswered = false;
     lane->executed = header->result == RESULT_OK ? lane->number : lane->executed;
     return true;
-}
-
-/* A session is opened: a commit like others, but nothing that the model knows. */
-static void told_open(struct sim_parcel *parcel, const struct reply_header *header,
-                      const uint8_t *body)
-{
-    struct sim_front *front = &sim->front;
-    struct sim_lane *lane = &front->lanes[parcel->lane];
-    if (header->result != RESULT_OK) {
-        return;
-    }
-    struct session_reply session;
-    uint64_t number;
-    if (header->body_size != sizeof session + sizeof number) {
-        sim_fail("a session of one lane was answered with %u bytes", header->body_size);
-    }
-    memcpy(&session, body, sizeof session);
-    memcpy(&number, body + sizeof session, sizeof number);
-    if (session.lane_count != 1 || number != lane->executed) {
-        sim_fail("a session has executed number %" PRIu64 ", %" PRIu64 " expected", number,
-                 lane->executed);
-    }
-    if (header->commit == 0) {
-        lane->session = true; /* The reply to the first opening was lost. */
-        return;
-    }
-    if (lane->session || header->commit <= front->commit_told ||
-        header->timestamp <= sim->model.timestamp) {
-        sim_fail("commit %" PRIu64 " opened a session out of turn", header->commit);
-    }
-    lane->session = true;
-    front->commit_told = header->commit;
-    front->commit_seen = max_u64(front->commit_seen, header->commit);
-    sim->model.timestamp = header->timestamp;
 }
 
 void sim_front_note_refused(void *exchange)
@@ -313,7 +283,10 @@ static void answer(struct sim_parcel *parcel)
         }
         sim_trace("reply", header.number, header.result, header.commit);
         if (request.operation == OPERATION_OPEN_SESSION) {
-            told_open(parcel, &header, parcel->reply + PROTOCOL_HEADER_SIZE);
+            sim_session_told_open(&front->lanes[parcel->lane], &header,
+                                  parcel->reply + PROTOCOL_HEADER_SIZE);
+        } else if (request.operation == OPERATION_CLOSE_SESSION) {
+            sim_session_told_close(&front->lanes[parcel->lane], &header);
         } else if (sim_is_write(request.operation) && is_news(parcel, &header)) {
             told(parcel, &header, parcel->reply + PROTOCOL_HEADER_SIZE);
         }
@@ -536,14 +509,18 @@ void sim_request_flag(struct sim_lane *lane, uint32_t flags)
 
 void sim_request_identify(struct sim_lane *lane)
 {
-    uint8_t client_id[WIRE_ID_SIZE] = {[5] = (uint8_t)(1 + (lane - sim->front.lanes))};
-    memcpy(lane->request + offsetof(struct request_header, client_id), client_id, sizeof client_id);
+    struct request_header header = sim_request_header(lane);
+    sim_session_client_id(lane, header.client_id);
+    header.lane = sim_session_lane_number(lane);
+    memcpy(lane->request, &header, sizeof header);
 }
 
 bool sim_is_numbered(const struct sim_lane *lane)
 {
     const struct request_header header = sim_request_header(lane);
-    return sim_is_write(header.operation) && header.client_id[5] != 0;
+    static const uint8_t no_client[WIRE_ID_SIZE];
+    return sim_is_write(header.operation) &&
+           memcmp(header.client_id, no_client, sizeof no_client) != 0;
 }
 
 void sim_request_put(struct sim_lane *lane, const void *bytes, uint32_t size)

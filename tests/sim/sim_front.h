@@ -6,10 +6,10 @@
  * sends it: the model follows there, in the order of commits. Replies to reads are compared by who
  * asked (sim_client.h).
  *
- * Half of the writes are numbered: each lane has a session of its own, of one lane. Their frames
- * are now and then doubled, the second one a while later; and what the end of a life leaves without
- * an answer is sent again in the next, the same bytes. Every reply to one number must be the same,
- * and the model takes each number once. */
+ * Half of the writes are numbered, in sessions (sim_session.h). Their frames are now and then
+ * doubled, the second one a while later; and what the end of a life leaves without an answer is
+ * sent again in the next, the same bytes. Every reply to one number must be the same, and the model
+ * takes each number once. */
 #pragma once
 
 #include <stdbool.h>
@@ -17,6 +17,7 @@
 
 #include "ipc/listener.h"
 #include "tests/sim/sim_model.h"
+#include "tests/sim/sim_session.h"
 
 enum {
     SIM_LANE_MAX = 12,
@@ -34,19 +35,19 @@ struct sim_lane {
     uint64_t sent_ns;
     bool pending; /* a write that the daemon has taken in hand, and not spoken of yet */
 
-    bool session;         /* it is open: durably so */
     bool unanswered;      /* a numbered write was sent, and nothing definite was said of it */
     bool resent;          /* in another life than at first */
     bool kept;            /* the scan found it done */
     uint64_t told_number; /* the last numbered write that was answered for good... */
     uint64_t told_hash;   /* ... and all bytes of the answer; of a refusal, its result */
-    uint64_t executed;    /* number of the last one that was executed */
+    uint64_t executed;    /* number of the last one that the session has executed for it */
     uint32_t kept_failure_count;
     struct event_failure kept_failures[SESSION_FAILURE_MAX]; /* what the model says of a kept one */
 };
 
 struct sim_front {
     struct sim_lane lanes[SIM_LANE_MAX + 1];
+    struct sim_session sessions[SIM_LANE_MAX];
     uint32_t pending[SIM_LANE_MAX]; /* lanes, in the order in which the daemon took their writes */
     uint32_t pending_count;
     uint64_t number_next;

@@ -476,6 +476,9 @@ int __wrap_clock_gettime(clockid_t id, struct timespec *now);
 int __wrap_clock_gettime(clockid_t id, struct timespec *now)
 {
     const uint64_t ns = sim->now_ns + (id == CLOCK_REALTIME ? sim->realtime_offset_ns : 0);
+    if (id == CLOCK_REALTIME && ns > sim->realtime_ns_max) {
+        sim->realtime_ns_max = ns;
+    }
     now->tv_sec = (time_t)(ns / 1000000000u);
     now->tv_nsec = (long)(ns % 1000000000u);
     return 0;
