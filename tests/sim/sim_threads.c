@@ -442,7 +442,9 @@ int __wrap_pthread_cancel(pthread_t thread)
 int __wrap_pthread_setname_np(pthread_t thread, const char *name);
 int __wrap_pthread_setname_np(pthread_t thread, const char *name)
 {
-    (void)fiber_of(thread);
+    if (!pthread_equal(thread, pthread_self())) { /* A fiber may name itself: it has no id. */
+        (void)fiber_of(thread);
+    }
     assert(strlen(name) < 16);
     return 0;
 }
