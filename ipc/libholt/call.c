@@ -2,6 +2,7 @@
  * nobody else does, receives while it waits: the way through another thread would cost more than
  * all the rest. */
 #include <assert.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -261,18 +262,29 @@ enum holt_status call_submit(struct call *call, void (*done)(struct call *call),
     return status;
 }
 
-/* Waits for the next answer, whosoever it is, or until the call's deadline, but not for long. */
+/* Waits for the next answer, whosoever it is, or until the call's deadline. */
 static void receive_once(struct holt *holt, const struct call *call)
 {
+    struct pollfd fds[2] = {{.fd = holt->fd, .events = POLLIN},
+                            {.fd = holt->kick_fd, .events = POLLIN}};
     const uint64_t deadline_ns = call->deadline_ns;
+    const int timeout_ms = timeout_ms_until(deadline_ns);
     assert(holt->receiver == RECEIVER_NOBODY);
     holt->receiver = RECEIVER_CALLER;
-    connection_await(holt, deadline_ns);
+    pthread_mutex_unlock(&holt->mutex);
+    const int count = poll(fds, 2, timeout_ms);
+    pthread_mutex_lock(&holt->mutex);
     assert(holt->receiver == RECEIVER_CALLER);
     holt->receiver = RECEIVER_NOBODY;
+    if (count > 0 && fds[1].revents != 0) {
+        event_drain(holt->kick_fd);
+    }
     if (holt->closing) {
         pthread_cond_broadcast(&holt->changed);
         return;
+    }
+    if (count > 0 && fds[0].revents != 0) {
+        connection_receive(holt);
     }
     const uint64_t now = now_ns();
     if (now >= deadline_ns) {

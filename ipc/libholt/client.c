@@ -6,18 +6,42 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+enum { WITNESS_SIZE = 4096 }; /* the kernel wipes pages */
+
+/* getpid is a system call, and each request asks several times. A kernel that knows no such pages
+ * leaves it at that. */
+static void witness_make(struct holt *holt)
+{
+    uint8_t *page =
+        mmap(NULL, WITNESS_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (page == MAP_FAILED) {
+        return;
+    }
+    if (madvise(page, WITNESS_SIZE, MADV_WIPEONFORK) != 0) {
+        munmap(page, WITNESS_SIZE);
+        return;
+    }
+    *page = 1;
+    holt->witness = page;
+}
+
 enum holt_status client_check(const struct holt *holt, struct holt_error *error)
 {
-    return holt->pid == getpid() ? HOLT_OK : error_set(error, HOLT_FORKED, NULL);
+    const bool own = holt->witness != NULL ? *holt->witness == 1 : holt->pid == getpid();
+    return own ? HOLT_OK : error_set(error, HOLT_FORKED, NULL);
 }
 
 static void holt_free(struct holt *holt)
 {
     pthread_cond_destroy(&holt->changed);
     pthread_mutex_destroy(&holt->mutex);
+    if (holt->witness != NULL) {
+        munmap((void *)holt->witness, WITNESS_SIZE);
+    }
     free(holt->buffer);
     free(holt);
 }
@@ -87,15 +111,18 @@ static struct holt *holt_allocate(const struct holt_options *options, const char
     memcpy(holt->client_id, options->client_id, sizeof holt->client_id);
     holt->session_old = holt->session_kept;
     if (pthread_mutex_init(&holt->mutex, NULL) != 0) {
-        free(holt);
-        return NULL;
+        goto free_holt;
     }
     if (pthread_cond_init(&holt->changed, NULL) != 0) {
         pthread_mutex_destroy(&holt->mutex);
-        free(holt);
-        return NULL;
+        goto free_holt;
     }
+    witness_make(holt);
     return holt;
+
+free_holt:
+    free(holt);
+    return NULL;
 }
 
 /* The client's thread takes no signals: they are for the program's own. */
@@ -110,6 +137,16 @@ static int start_thread(struct holt *holt)
     pthread_mutex_unlock(&holt->mutex);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     return result;
+}
+
+static void close_event_fds(const struct holt *holt)
+{
+    if (holt->wake_fd >= 0) {
+        close(holt->wake_fd);
+    }
+    if (holt->kick_fd >= 0) {
+        close(holt->kick_fd);
+    }
 }
 
 enum holt_status holt_open(const struct holt_options *options, struct holt **holt,
@@ -130,9 +167,10 @@ enum holt_status holt_open(const struct holt_options *options, struct holt **hol
         return error_set(error, HOLT_NO_MEMORY, NULL);
     }
     opened->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    opened->kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     const char *lacks = NULL;
     int why = errno;
-    if (opened->wake_fd < 0) {
+    if (opened->wake_fd < 0 || opened->kick_fd < 0) {
         lacks = "event descriptor";
     } else if (!opened->session_kept && !session_choose_id(opened)) {
         why = errno;
@@ -142,9 +180,7 @@ enum holt_status holt_open(const struct holt_options *options, struct holt **hol
         lacks = why != 0 ? "thread" : NULL;
     }
     if (lacks != NULL) {
-        if (opened->wake_fd >= 0) {
-            close(opened->wake_fd);
-        }
+        close_event_fds(opened);
         holt_free(opened);
         return error_set(error, HOLT_SYSTEM, "no %s: %s", lacks, strerror(why));
     }
@@ -173,7 +209,7 @@ void holt_close(struct holt *holt)
     }
     if (client_check(holt, NULL) != HOLT_OK) {
         /* The child's copy: nobody else is there to use these, and the rest may be half done. */
-        close(holt->wake_fd);
+        close_event_fds(holt);
         if (holt->fd >= 0) {
             close(holt->fd);
         }
@@ -185,7 +221,7 @@ void holt_close(struct holt *holt)
     client_wake(holt);
     pthread_mutex_unlock(&holt->mutex);
     pthread_join(holt->thread, NULL);
-    close(holt->wake_fd);
+    close_event_fds(holt);
     client_release(holt);
 }
 

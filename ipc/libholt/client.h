@@ -85,7 +85,9 @@ enum receiver {
 struct holt {
     pthread_t thread;
     pid_t pid;
-    int wake_fd; /* wakes the client's thread: see `woken` */
+    const volatile uint8_t *witness; /* 1 here, 0 in the child of a fork; NULL: ask for the pid */
+    int wake_fd;                     /* wakes the client's thread: see `woken` */
+    int kick_fd;                     /* makes a caller stop receiving */
     struct sockaddr_un address;
     bool join;
     bool session_kept; /* its client id was given: it outlives the client */
@@ -112,7 +114,6 @@ struct holt {
     uint64_t handshake_deadline_ns;  /* while neither NONE nor READY */
     struct holt_error connect_error; /* why there is no connection */
     uint32_t backoff_ms;
-    uint32_t patience_ms; /* that recv has on this socket; 0: not set */
     uint8_t *buffer; /* the receiver's: received, not yet looked at: [start, end) of capacity */
     size_t capacity, start, end;
 
@@ -249,9 +250,6 @@ void connection_handle_hello(struct holt *holt, const struct reply_header *heade
                              const uint8_t *body);
 /* Takes in what there is. Only for who is the receiver, or when nobody is. */
 void connection_receive(struct holt *holt);
-/* The same, but waits for it without the mutex: until `until_ns`, and never long. Only for the
- * receiver. */
-void connection_await(struct holt *holt, uint64_t until_ns);
 
 /* ---- session.c ----------------------------------------------------------------------------------
  */
@@ -286,6 +284,9 @@ void client_scan(struct holt *holt, uint64_t now);
 bool client_on_own_thread(const struct holt *holt);
 /* Makes the client's thread look around. */
 void client_wake(struct holt *holt);
+void event_drain(int event_fd);
+/* For poll: -1 is for ever. */
+int timeout_ms_until(uint64_t until_ns);
 /* When there is something to do that no event tells of. */
 uint64_t client_next_ns(const struct holt *holt);
 void *client_run(void *context);

@@ -1,7 +1,6 @@
 /* The connection: how it begins and ends, and the frames that come of it. */
 #include <assert.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,7 +13,6 @@
 enum {
     BACKOFF_MS_MIN = 5,
     BACKOFF_MS_MAX = 500,
-    PATIENCE_MS_MAX = 100, /* so long may holt_close wait for a thread that receives */
     BUFFER_SIZE_MIN = 64 * 1024,
     MESSAGE_SIZE_MAX_FIRST = 64 * 1024, /* until HELLO told */
     MESSAGE_SIZE_MAX_LEAST = 4096,      /* a groove's description fits */
@@ -110,12 +108,8 @@ void connection_begin(struct holt *holt)
         connection_fail(holt, status, status == HOLT_NO_DAEMON ? NULL : strerror(errno));
         return;
     }
-    /* From now on only connection_await blocks: all other calls say that they do not. */
-    (void)fcntl(holt->fd, F_SETFL, 0);
-    holt->patience_ms = 0;
     /* A new socket has room for so little. */
-    if (send(holt->fd, sp_greeting_request, SP_GREETING_SIZE, MSG_NOSIGNAL | MSG_DONTWAIT) !=
-        SP_GREETING_SIZE) {
+    if (send(holt->fd, sp_greeting_request, SP_GREETING_SIZE, MSG_NOSIGNAL) != SP_GREETING_SIZE) {
         connection_fail(holt, HOLT_NO_DAEMON, NULL);
         return;
     }
@@ -247,75 +241,35 @@ static bool take_frames(struct holt *holt)
     return true;
 }
 
-/* What recv returned: into the buffer, and whole frames out of it. True: there may be more. */
-static bool take(struct holt *holt, ssize_t size, int error, size_t room)
-{
-    if (size < 0 && (error == EINTR || error == EAGAIN)) {
-        return error == EINTR;
-    }
-    if (size <= 0) {
-        connection_fail(holt, HOLT_NO_DAEMON, "the connection was lost");
-        return false;
-    }
-    holt->end += (size_t)size;
-    if (!take_frames(holt)) {
-        return false;
-    }
-    if (holt->start == holt->end) {
-        holt->start = 0;
-        holt->end = 0;
-    }
-    return (size_t)size == room;
-}
-
-/* Room for what comes next; 0: there is no memory, and no connection any more. */
-static size_t make_room(struct holt *holt)
-{
-    if (!buffer_reserve(holt, holt->end == holt->capacity ? BUFFER_SIZE_MIN : 1)) {
-        connection_fail(holt, HOLT_NO_MEMORY, NULL);
-        return 0;
-    }
-    return holt->capacity - holt->end;
-}
-
 void connection_receive(struct holt *holt)
 {
-    bool more = true;
-    while (more) {
-        const size_t room = make_room(holt);
-        if (room == 0) {
+    for (;;) {
+        if (!buffer_reserve(holt, holt->end == holt->capacity ? BUFFER_SIZE_MIN : 1)) {
+            connection_fail(holt, HOLT_NO_MEMORY, NULL);
             return;
         }
+        const size_t room = holt->capacity - holt->end;
         const ssize_t size = recv(holt->fd, holt->buffer + holt->end, room, MSG_DONTWAIT);
-        more = take(holt, size, errno, room);
-    }
-}
-
-/* How long recv waits on this socket, if that has to change. */
-static void set_patience(struct holt *holt, uint64_t until_ns)
-{
-    const uint64_t now = now_ns();
-    const uint64_t left_ms = until_ns > now ? (until_ns - now) / NS_PER_MS + 1 : 1;
-    const uint32_t patience_ms = left_ms < PATIENCE_MS_MAX ? (uint32_t)left_ms : PATIENCE_MS_MAX;
-    if (patience_ms != holt->patience_ms) {
-        const struct timeval time = {.tv_usec = 1000 * (suseconds_t)patience_ms};
-        holt->patience_ms = patience_ms;
-        (void)setsockopt(holt->fd, SOL_SOCKET, SO_RCVTIMEO, &time, sizeof time);
-    }
-}
-
-void connection_await(struct holt *holt, uint64_t until_ns)
-{
-    const size_t room = make_room(holt);
-    if (room == 0) {
-        return;
-    }
-    set_patience(holt, until_ns);
-    pthread_mutex_unlock(&holt->mutex);
-    const ssize_t size = recv(holt->fd, holt->buffer + holt->end, room, 0);
-    const int error = errno;
-    pthread_mutex_lock(&holt->mutex);
-    if (take(holt, size, error, room)) {
-        connection_receive(holt);
+        if (size < 0 && errno == EINTR) {
+            continue;
+        }
+        if (size < 0 && errno == EAGAIN) {
+            return;
+        }
+        if (size <= 0) {
+            connection_fail(holt, HOLT_NO_DAEMON, "the connection was lost");
+            return;
+        }
+        holt->end += (size_t)size;
+        if (!take_frames(holt)) {
+            return;
+        }
+        if (holt->start == holt->end) {
+            holt->start = 0;
+            holt->end = 0;
+        }
+        if ((size_t)size < room) {
+            return;
+        }
     }
 }

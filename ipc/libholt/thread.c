@@ -7,10 +7,7 @@
 
 #include "ipc/libholt/client.h"
 
-enum {
-    CLOSE_SESSION_MS = 1000,
-    LATER_MS = 10,
-};
+enum { CLOSE_SESSION_MS = 1000 };
 
 bool client_on_own_thread(const struct holt *holt)
 {
@@ -27,8 +24,14 @@ void client_wake(struct holt *holt)
     }
 }
 
-/* For poll: -1 is for ever. */
-static int timeout_ms_until(uint64_t until_ns)
+void event_drain(int event_fd)
+{
+    uint64_t count;
+    while (read(event_fd, &count, sizeof count) < 0 && errno == EINTR) {
+    }
+}
+
+int timeout_ms_until(uint64_t until_ns)
 {
     if (until_ns == DEADLINE_NS_NONE) {
         return -1;
@@ -85,13 +88,20 @@ uint64_t client_next_ns(const struct holt *holt)
     return next;
 }
 
+/* Asks the caller who receives to leave that to others. */
+static void kick_caller(const struct holt *holt)
+{
+    const uint64_t one = 1;
+    while (write(holt->kick_fd, &one, sizeof one) < 0 && errno == EINTR) {
+    }
+}
+
 static void connection_turn(struct holt *holt, uint64_t now)
 {
     const bool late = holt->state != CONNECTION_NONE && holt->state != CONNECTION_READY &&
                       now >= holt->handshake_deadline_ns;
     if ((holt->broken || late) && holt->receiver == RECEIVER_CALLER) {
-        /* He may be waiting on the socket that is to be closed, but never for long. */
-        holt->handshake_deadline_ns = now + LATER_MS * NS_PER_MS;
+        kick_caller(holt); /* He alone may be waiting on the socket that is to be closed. */
         return;
     }
     if (holt->broken) {
@@ -139,9 +149,7 @@ static void wait_and_receive(struct holt *holt, uint64_t until_ns)
     const int count = poll(fds, fds[1].events != 0 ? 2 : 1, timeout_ms);
     pthread_mutex_lock(&holt->mutex);
     if (count > 0 && fds[0].revents != 0) {
-        uint64_t times;
-        while (read(holt->wake_fd, &times, sizeof times) < 0 && errno == EINTR) {
-        }
+        event_drain(holt->wake_fd);
         holt->woken = false;
     }
     if (own) {
@@ -227,6 +235,7 @@ void *client_run(void *context)
         }
     }
     while (holt->receiver == RECEIVER_CALLER) {
+        kick_caller(holt);
         pthread_cond_wait(&holt->changed, &holt->mutex);
     }
     const bool unresolved = has_unresolved(holt);
