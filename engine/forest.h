@@ -220,6 +220,13 @@ struct read_request {
     struct forest *forest;          /* private */
     struct read_scratch *scratch;   /* private */
     struct read_request *free_next; /* private */
+    struct {
+        bool gave_way;     /* it holds its version, and goes on where it was */
+        bool newer;        /* that version is newer than the one before it */
+        uint32_t restarts; /* on newer versions */
+        uint64_t commit;   /* of the version */
+        uint64_t horizon;  /* of the version */
+    } progress;            /* private */
 
     enum read_kind kind;
     uint32_t groove_id;
@@ -250,12 +257,12 @@ struct read_request *forest_read_acquire(struct forest *forest);
 /* Any thread. */
 void forest_read_release(struct forest *forest, struct read_request *request);
 /* Runs on a reader, on the version that is published when it begins. Never waits for fsync,
- * compaction or a batch, and never makes them wait: when the writer needs the memory of the read's
- * version, the read starts again on a newer one, READ_RESTART_MAX times. Beside the results of
- * query_run:
- *   EXPIRED     no reader had time for it before its deadline
- *   OVERTAKEN   it was started again that often: ask for less, or when less is written
- *   BUDGET      it looked through read_budget_size bytes: narrow it, or give a limit */
+ * compaction or a batch, and never makes them wait: a long one gives way to what waits for its
+ * reader, in turns of a fraction of a millisecond, and the writer's prefetch comes first; when the
+ * writer needs the memory of the read's version, the read starts again on a newer one,
+ * READ_RESTART_MAX times. Beside the results of query_run: EXPIRED     no reader had time for it
+ * before its deadline OVERTAKEN   it was started again that often: ask for less, or when less is
+ * written BUDGET      it looked through read_budget_size bytes: narrow it, or give a limit */
 void forest_read_submit(struct forest *forest, struct read_request *request);
 
 /* ---- Looking -----------------------------------------------------------------------------------
@@ -300,6 +307,7 @@ struct forest_stats {
     uint64_t memory_segments_free, memory_segments_min, memory_segments;
     uint64_t versions, versions_max;
     uint64_t versions_revoked_total; /* taken from readers, because the writer needed memory */
+    uint64_t reads_gave_way_total;   /* turns that ended because others waited */
     uint64_t reads_restarted_total;  /* on a newer version */
     uint64_t reads_overtaken_total, reads_over_budget_total; /* given up */
     uint64_t debt_bytes;         /* compaction work known to be owed; 0 when idle and settled */

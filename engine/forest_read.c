@@ -1,5 +1,6 @@
 /* Reads: each on the version that was published last when it began, on a reader's thread. */
 #include <assert.h>
+#include <string.h>
 
 #include "engine/forest_internal.h"
 #include "pool/base.h"
@@ -47,6 +48,56 @@ static void refuse_damaged(struct read_request *request, enum status status)
     refuse(request, REQUEST_RESULT_CORRUPT);
 }
 
+/* A turn of a read, from its beginning or from where it gave way. */
+static enum status run_turn(struct forest *forest, struct read_request *request)
+{
+    struct read_scratch *scratch = request->scratch;
+    struct version_hold *hold = &scratch->hold;
+    if (request->progress.gave_way) {
+        request->progress.gave_way = false;
+        if (!read_ticket_enter(&hold->ticket)) {
+            query_abandon(scratch);
+            return STATUS_REVOKED;
+        }
+        hold->ticket.slice_size = 0;
+        return query_resume(&forest->geometry, &forest->grid, hold->version, request, scratch);
+    }
+    /* A lookup is bounded by its ids. */
+    const uint64_t work_size_max =
+        request->kind == READ_KIND_LOOKUP ? 0 : forest->options.read_budget_size;
+    version_hold_published(&forest->versions, hold, work_size_max);
+    request->progress.horizon = hold->version->horizon;
+    /* While none is newer than the one before, the journal is about to publish one. */
+    request->progress.newer = hold->version->commit > request->progress.commit;
+    request->progress.commit = hold->version->commit;
+    return query_run(&forest->geometry, &forest->grid, hold->version, request, scratch);
+}
+
+/* Goes on as long as nobody waits for a reader. STATUS_YIELD: it has given way, and belongs to
+ * whoever goes on with it. While it waits it is outside its version, as one that waits for a block.
+ */
+static enum status run_on(struct forest *forest, struct read_request *request)
+{
+    struct read_scratch *scratch = request->scratch;
+    struct version_hold *hold = &scratch->hold;
+    enum status status = run_turn(forest, request);
+    while (status == STATUS_YIELD) {
+        if (workers_are_wanted(forest->options.readers)) {
+            if (read_ticket_leave(&hold->ticket)) {
+                request->progress.gave_way = true;
+                atomic_fetch_add(&forest->reads_gave_way_total, 1);
+                workers_submit(forest->options.readers, &request->job);
+                return STATUS_YIELD;
+            }
+            query_abandon(scratch);
+            return STATUS_REVOKED;
+        }
+        hold->ticket.slice_size = 0;
+        status = query_resume(&forest->geometry, &forest->grid, hold->version, request, scratch);
+    }
+    return status;
+}
+
 /* It may have waited for its reader for long, and is not begun when nobody waits for it any more.
  *
  * A block that is not what its parent says may have been reused, if a join has freed what was
@@ -56,26 +107,18 @@ static void read_run(struct job *job)
 {
     struct read_request *request = container_of(job, struct read_request, job);
     struct forest *forest = request->forest;
-    struct version_hold *hold = &request->scratch->hold;
-    if (request->deadline_ns != 0 &&
+    if (!request->progress.gave_way && request->deadline_ns != 0 &&
         clock_monotonic_ns(forest->options.clock) > request->deadline_ns) {
         refuse(request, REQUEST_RESULT_EXPIRED);
         request->done(request);
         return;
     }
-    /* A lookup is bounded by its ids. */
-    const uint64_t work_size_max =
-        request->kind == READ_KIND_LOOKUP ? 0 : forest->options.read_budget_size;
-    uint64_t commit = 0;
-    for (uint32_t restarts = 0;;) {
-        version_hold_published(&forest->versions, hold, work_size_max);
-        const uint64_t horizon = hold->version->horizon;
-        /* While none is newer than the one before, the journal is about to publish one. */
-        const bool newer = hold->version->commit > commit;
-        commit = hold->version->commit;
-        const enum status status =
-            query_run(&forest->geometry, &forest->grid, hold->version, request, request->scratch);
-        version_hold_release(&forest->versions, hold);
+    for (;;) {
+        const enum status status = run_on(forest, request);
+        if (status == STATUS_YIELD) {
+            return;
+        }
+        version_hold_release(&forest->versions, &request->scratch->hold);
         if (status == STATUS_OK) {
             break;
         }
@@ -84,18 +127,20 @@ static void read_run(struct job *job)
             refuse(request, REQUEST_RESULT_BUDGET);
             break;
         }
-        const bool overtaken = status == STATUS_REVOKED ||
-                               (status == STATUS_STALE && horizon < atomic_load(&forest->horizon));
+        const bool overtaken =
+            status == STATUS_REVOKED ||
+            (status == STATUS_STALE && request->progress.horizon < atomic_load(&forest->horizon));
         if (!overtaken) {
             refuse_damaged(request, status);
             break;
         }
-        if (newer && restarts == READ_RESTART_MAX) {
+        const bool newer = request->progress.newer;
+        if (newer && request->progress.restarts == READ_RESTART_MAX) {
             atomic_fetch_add(&forest->reads_overtaken_total, 1);
             refuse(request, REQUEST_RESULT_OVERTAKEN);
             break;
         }
-        restarts += newer;
+        request->progress.restarts += newer;
         atomic_fetch_add(&forest->reads_restarted_total, newer);
     }
     request->done(request);
@@ -106,5 +151,6 @@ void forest_read_submit(struct forest *forest, struct read_request *request)
     assert(forest->phase == FOREST_READY);
     assert(request->done != NULL);
     request->job.run = read_run;
+    memset(&request->progress, 0, sizeof request->progress);
     workers_submit(forest->options.readers, &request->job);
 }

@@ -344,7 +344,8 @@ void prefetch_submit(struct prefetch *prefetch, struct batch *batch, const struc
     }
     atomic_store_explicit(&prefetch->slices_left, prefetch->slice_count, memory_order_relaxed);
     for (uint32_t i = 0; i < prefetch->slice_count; i++) {
-        workers_submit(prefetch->readers, &prefetch->slices[i].job);
+        /* Before all reads: every writer waits for it. */
+        workers_submit_first(prefetch->readers, &prefetch->slices[i].job);
     }
 }
 

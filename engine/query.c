@@ -120,6 +120,7 @@ static enum status run_lookup(struct query *query, struct lookup *lookup)
     lookup->spare = query->scratch->lookup_spare;
     lookup->ticket = &query->scratch->hold.ticket;
     lookup->outcomes = query->scratch->outcomes;
+    query->scratch->hold.ticket.slice_size += (uint64_t)lookup->key_count * READ_SLICE_KEY_SIZE;
     const enum status status = lookup_run(lookup, true);
     if (status == STATUS_STALE) {
         query->scratch->bad_address = lookup->bad_address;
@@ -238,7 +239,7 @@ static enum status lookup_batch(struct query *query, const uint8_t *input, uint3
     return STATUS_OK;
 }
 
-static enum status run_ids(struct query *query)
+static enum status check_ids(struct query *query)
 {
     const struct read_request *request = query->request;
     if (request->input_size % ID_SIZE != 0) {
@@ -254,14 +255,32 @@ static enum status run_ids(struct query *query)
             return refuse(query, REQUEST_RESULT_MALFORMED);
         }
     }
-    for (uint32_t done = 0; done < id_count;) {
-        const uint32_t batch = (uint32_t)min_u64(id_count - done, READ_BATCH_MAX);
-        const enum status status =
-            lookup_batch(query, request->input + (size_t)done * ID_SIZE, batch);
+    return STATUS_OK;
+}
+
+static enum status run_ids(struct query *query, bool resumed)
+{
+    const struct read_request *request = query->request;
+    struct read_scratch *scratch = query->scratch;
+    if (!resumed) {
+        scratch->ids_done = 0;
+        const enum status status = check_ids(query);
         if (status != STATUS_OK || request->result != REQUEST_RESULT_OK) {
             return status;
         }
-        done += batch;
+    }
+    const uint32_t id_count = request->input_size / ID_SIZE;
+    while (scratch->ids_done < id_count) {
+        if (read_ticket_slice_over(&scratch->hold.ticket)) {
+            return STATUS_YIELD;
+        }
+        const uint32_t batch = (uint32_t)min_u64(id_count - scratch->ids_done, READ_BATCH_MAX);
+        const enum status status =
+            lookup_batch(query, request->input + (size_t)scratch->ids_done * ID_SIZE, batch);
+        if (status != STATUS_OK || request->result != REQUEST_RESULT_OK) {
+            return status;
+        }
+        scratch->ids_done += batch;
     }
     return STATUS_OK;
 }
@@ -298,7 +317,7 @@ static enum status scan_next(struct query *query, const uint8_t **value)
     return status;
 }
 
-/* Up to `max` more timestamps of the scan, ascending; fewer only at its end. */
+/* Up to `max` more timestamps of the scan, ascending; fewer at its end, or with STATUS_YIELD. */
 static enum status gather_timestamps(struct query *query, uint32_t max, uint32_t *count)
 {
     const uint32_t prefix_size = query->schema->indexes[query->request->index].prefix_size;
@@ -343,22 +362,30 @@ static enum status take_matches(struct query *query, uint32_t count)
     return STATUS_OK;
 }
 
-/* Scan, objects, recheck, batch by batch, until `wanted` objects are taken or the scan ends. */
+/* Scan, objects, recheck, batch by batch, until `wanted` objects are taken or the scan ends. Gives
+ * way between two batches: what was gathered by then is taken first. A batch is no more than one
+ * slice; timestamps ascend, so larger ones would pass few blocks less often. */
 static enum status take_objects(struct query *query, uint64_t wanted)
 {
     const struct read_request *request = query->request;
     while (request->count < wanted) {
-        const uint32_t max = (uint32_t)min_u64(wanted - request->count, batch_object_max(query));
+        const uint32_t batch_max =
+            (uint32_t)min_u64(batch_object_max(query), READ_SLICE_SIZE / READ_SLICE_KEY_SIZE);
+        const uint32_t max = (uint32_t)min_u64(wanted - request->count, batch_max);
         uint32_t count = 0;
-        enum status status = gather_timestamps(query, max, &count);
+        const enum status gathered = gather_timestamps(query, max, &count);
+        enum status status = gathered == STATUS_YIELD ? STATUS_OK : gathered;
         if (status == STATUS_OK && count > 0) {
             status = fetch_objects(query, 0, count);
         }
         if (status == STATUS_OK) {
             status = take_matches(query, count);
         }
-        if (status != STATUS_OK || request->result != REQUEST_RESULT_OK || count < max) {
+        if (status != STATUS_OK || request->result != REQUEST_RESULT_OK) {
             return status;
+        }
+        if (count < max) {
+            return gathered;
         }
     }
     return STATUS_OK;
@@ -377,16 +404,18 @@ static enum status count_scan(struct query *query)
     }
 }
 
-static enum status run_index(struct query *query)
+static enum status run_index(struct query *query, bool resumed)
 {
     struct read_request *request = query->request;
-    if (request->index >= query->schema->spec.index_count) {
-        return refuse(query, REQUEST_RESULT_UNKNOWN_INDEX);
+    if (!resumed) {
+        if (request->index >= query->schema->spec.index_count) {
+            return refuse(query, REQUEST_RESULT_UNKNOWN_INDEX);
+        }
+        if (request->input_size != schema_index_values_size(query->schema, request->index)) {
+            return refuse(query, REQUEST_RESULT_MALFORMED);
+        }
+        open_prefix_scan(query);
     }
-    if (request->input_size != schema_index_values_size(query->schema, request->index)) {
-        return refuse(query, REQUEST_RESULT_MALFORMED);
-    }
-    open_prefix_scan(query);
     enum status status = STATUS_OK;
     if (request->kind == READ_KIND_QUERY) {
         const uint64_t limit = request->limit == 0 ? UINT64_MAX : request->limit;
@@ -396,16 +425,19 @@ static enum status run_index(struct query *query)
     } else {
         status = take_objects(query, UINT64_MAX);
     }
-    scan_tree_close(&query->scratch->scan);
+    if (status != STATUS_YIELD) {
+        scan_tree_close(&query->scratch->scan);
+    }
     return status;
 }
 
-static enum status run_count(struct query *query)
+static enum status run_count(struct query *query, bool resumed)
 {
     struct read_request *request = query->request;
     if (request->index != READ_INDEX_NONE) {
-        return run_index(query);
+        return run_index(query, resumed);
     }
+    assert(!resumed); /* The groove knows. */
     if (request->input_size != 0) {
         return refuse(query, REQUEST_RESULT_MALFORMED);
     }
@@ -413,13 +445,28 @@ static enum status run_count(struct query *query)
     return STATUS_OK;
 }
 
+static enum status run(struct query *query, bool resumed)
+{
+    const struct read_request *request = query->request;
+    assert(request->reply != NULL && request->reply_capacity >= query->geometry->block_size);
+    assert(request->input != NULL || request->input_size == 0);
+
+    switch (request->kind) {
+    case READ_KIND_LOOKUP:
+        return run_ids(query, resumed);
+    case READ_KIND_QUERY:
+        return run_index(query, resumed);
+    case READ_KIND_COUNT:
+        return run_count(query, resumed);
+    }
+    assert(false && "read_kind is checked where the request enters");
+    __builtin_unreachable();
+}
+
 enum status query_run(const struct geometry *geometry, struct grid *grid,
                       const struct version *version, struct read_request *request,
                       struct read_scratch *scratch)
 {
-    assert(request->reply != NULL && request->reply_capacity >= geometry->block_size);
-    assert(request->input != NULL || request->input_size == 0);
-
     struct query query = {
         .geometry = geometry,
         .grid = grid,
@@ -437,15 +484,29 @@ enum status query_run(const struct geometry *geometry, struct grid *grid,
     request->count = 0;
     request->object_size = query.schema->object_size;
     request->reply_size = 0;
+    return run(&query, false);
+}
 
-    switch (request->kind) {
-    case READ_KIND_LOOKUP:
-        return run_ids(&query);
-    case READ_KIND_QUERY:
-        return run_index(&query);
-    case READ_KIND_COUNT:
-        return run_count(&query);
-    }
-    assert(false && "read_kind is checked where the request enters");
-    __builtin_unreachable();
+enum status query_resume(const struct geometry *geometry, struct grid *grid,
+                         const struct version *version, struct read_request *request,
+                         struct read_scratch *scratch)
+{
+    struct query query = {
+        .geometry = geometry,
+        .grid = grid,
+        .groove = version_groove(version, request->groove_id),
+        .request = request,
+        .scratch = scratch,
+    };
+    assert(query.groove != NULL);
+    assert(request->result == REQUEST_RESULT_OK);
+    assert(request->commit == version->commit);
+    assert(!read_ticket_slice_over(&scratch->hold.ticket));
+    query.schema = &query.groove->schema->schema;
+    return run(&query, true);
+}
+
+void query_abandon(struct read_scratch *scratch)
+{
+    scan_tree_close(&scratch->scan);
 }

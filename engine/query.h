@@ -52,6 +52,7 @@ struct read_scratch {
     uint8_t *outcomes; /* [READ_BATCH_MAX] enum lookup_outcome */
     uint8_t *objects;  /* [READ_VALUES_SIZE] values of the object tree */
 
+    uint32_t ids_done;    /* of a LOOKUP, so far */
     uint64_t bad_address; /* of the block that did not fit, when query_run said STATUS_STALE */
 };
 
@@ -73,7 +74,14 @@ void read_scratch_deinit(struct read_scratch *scratch);
  * STATUS_STALE: a block was not what it should be (scratch->bad_address): reused under this
  * version, or damaged if the version is not behind the reuse horizon. STATUS_IO: reading failed.
  * STATUS_REVOKED, STATUS_BUDGET: as scratch->hold.ticket says; when revoked, the version may be
- * gone. In all cases the request may be run again, on a newer version or on the same one. */
+ * gone. In all these cases the request may be run again, on a newer version or on the same one.
+ *
+ * STATUS_YIELD: the ticket's slice is over. Either query_resume, with a new slice, goes on, or
+ * query_abandon ends it. */
 MUST_CHECK enum status query_run(const struct geometry *geometry, struct grid *grid,
                                  const struct version *version, struct read_request *request,
                                  struct read_scratch *scratch);
+MUST_CHECK enum status query_resume(const struct geometry *geometry, struct grid *grid,
+                                    const struct version *version, struct read_request *request,
+                                    struct read_scratch *scratch);
+void query_abandon(struct read_scratch *scratch);

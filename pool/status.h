@@ -22,6 +22,7 @@
     X(STATUS_STALE, 75, "the version being read was overtaken, read again")                        \
     X(STATUS_REVOKED, 75, "the version being read was taken back, read again")                     \
     X(STATUS_BUDGET, 75, "the work that one read may do is spent")                                 \
+    X(STATUS_YIELD, 75, "a long read gave way to others, and can go on")                           \
     X(STATUS_CLOSED, 69, "shutting down")
 
 enum status {

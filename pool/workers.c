@@ -96,6 +96,17 @@ void workers_submit(struct workers *workers, struct job *job)
     assert(pushed); /* The capacity given to workers_start was a promise. */
 }
 
+void workers_submit_first(struct workers *workers, struct job *job)
+{
+    const bool pushed = job_queue_push_first(&workers->queue, job);
+    assert(pushed);
+}
+
+bool workers_are_wanted(struct workers *workers)
+{
+    return !job_queue_is_empty(&workers->queue);
+}
+
 bool workers_run_one(struct workers *workers)
 {
     if (workers->thread_count > 0) {

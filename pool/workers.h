@@ -32,6 +32,12 @@ void workers_join(struct workers *workers);
 /* Any thread. The queue having room is the caller's contract (asserted). */
 void workers_submit(struct workers *workers, struct job *job);
 
+/* Likewise, before all that are queued: for the few jobs that others wait for. */
+void workers_submit_first(struct workers *workers, struct job *job);
+
+/* Any thread. Whether a job waits for a thread: what runs and can go on later may give way. */
+bool workers_are_wanted(struct workers *workers);
+
 /* Runs one queued job on the calling thread, if there is one and there are no threads to do it.
  * Returns whether it ran one. */
 bool workers_run_one(struct workers *workers);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "engine/object.h"
+#include "ipc/peers.h"
 #include "pool/base.h"
 #include "pool/memory.h"
 #include "server/stat_text.h"
@@ -831,13 +832,19 @@ static void share_add(struct dispatch *dispatch, const struct exchange *exchange
     share->size += exchange->request_size;
 }
 
+/* Whether more than one user has asked for something within a second. */
+static bool several_ask(const struct dispatch *dispatch)
+{
+    return dispatch->other_user_ns != 0 &&
+           clock_monotonic_ns(dispatch->clock) < dispatch->other_user_ns + shared_ns;
+}
+
 /* Passes those who have their share of the batch that gathers. False: all who wait have. Whoever
  * comes waits for the batch under way and for the one that gathers; so while several users ask,
  * none fills it with his. */
 static bool pass_to_turn(struct dispatch *dispatch)
 {
-    if (dispatch->other_user_ns == 0 ||
-        clock_monotonic_ns(dispatch->clock) >= dispatch->other_user_ns + shared_ns) {
+    if (!several_ask(dispatch)) {
         return true;
     }
     for (uint32_t left = dispatch->writes.users.count; left > 0; left--) {
@@ -946,7 +953,8 @@ static void reply_read(struct exchange *exchange, const struct read_request *rea
 static void read_done(struct read_request *read)
 {
     struct exchange *exchange = read->context;
-    struct dispatch *dispatch = exchange->context;
+    struct dispatch_reading *reading = exchange->context;
+    struct dispatch *dispatch = reading->dispatch;
     const bool forbidden = transport_begin(); /* With inline readers this is the forest thread. */
     if (read->result == REQUEST_RESULT_OK) {
         reply_read(exchange, read);
@@ -960,6 +968,7 @@ static void read_done(struct read_request *read)
     transport_end(forbidden);
     struct doorbell *doorbell = dispatch->queue->doorbell;
     forest_read_release(dispatch->forest, read);
+    atomic_fetch_sub_explicit(&reading->count, 1, memory_order_release);
     /* Pairs with the acquire in dispatch_is_idle. The forest thread joins the readers before it
      * takes anything apart, so the doorbell is still there. */
     atomic_fetch_sub_explicit(&dispatch->reads_in_progress, 1, memory_order_release);
@@ -997,31 +1006,82 @@ static void fill_read(const struct exchange *exchange, struct read_request *read
     assert(read->input_size <= body_size - sizeof query);
 }
 
-/* Returns whether the read whose turn it is went anywhere. */
-static bool submit_read(struct dispatch *dispatch)
+/* His entry, or one for him. */
+static struct dispatch_reading *reading_of(struct dispatch *dispatch, uint32_t uid)
 {
-    struct exchange *exchange = fair_queue_peek(&dispatch->reads);
-    if (is_expired(dispatch, exchange)) {
-        waiting_pop(dispatch, &dispatch->reads);
-        dispatch->expired_total += 1;
-        refuse(dispatch, exchange, RESULT_EXPIRED, NULL);
-        return true;
+    struct dispatch_reading *unused = NULL;
+    for (uint32_t i = 0; i < dispatch->config->read_slot_count; i++) {
+        struct dispatch_reading *reading = &dispatch->readings[i];
+        if (atomic_load_explicit(&reading->count, memory_order_acquire) == 0) {
+            unused = unused == NULL ? reading : unused;
+        } else if (reading->uid == uid) {
+            return reading;
+        }
     }
-    const char *denied = gate_check(&dispatch->gate, exchange);
-    if (denied != NULL) {
-        waiting_pop(dispatch, &dispatch->reads);
-        refuse(dispatch, exchange, RESULT_DENIED, denied);
-        return true;
+    if (unused != NULL) {
+        unused->dispatch = dispatch;
+        unused->uid = uid;
     }
+    return unused;
+}
+
+/* Of the slots a user may take one more while he has less than three times what would stay free, as
+ * of all that is shared (ipc/peers.h); a first one always. And while several users ask, he keeps no
+ * more readers busy than there are: what else he asks for waits here, where users take turns, and
+ * not in the readers' queue. */
+static bool may_read(const struct dispatch *dispatch, const struct dispatch_reading *reading)
+{
+    if (reading == NULL) {
+        return false;
+    }
+    const uint32_t slots = dispatch->config->read_slot_count;
+    const uint32_t busy = atomic_load_explicit(&dispatch->reads_in_progress, memory_order_relaxed);
+    const uint32_t count = atomic_load_explicit(&reading->count, memory_order_relaxed);
+    /* A slot may be free again before its reader has counted down: busy may be more than slots. */
+    return count == 0 || (busy < slots && count < PEERS_SHARE * (slots - busy - 1) &&
+                          (!several_ask(dispatch) || count < dispatch->config->readers));
+}
+
+/* Gives the read whose turn it is to the readers. False: they have no slot for it. */
+static bool begin_read(struct dispatch *dispatch, struct dispatch_reading *reading)
+{
     struct read_request *read = forest_read_acquire(dispatch->forest);
     if (read == NULL) {
         return false;
     }
-    waiting_pop(dispatch, &dispatch->reads);
+    struct exchange *exchange = waiting_pop(dispatch, &dispatch->reads);
     fill_read(exchange, read);
+    exchange->context = reading;
+    atomic_fetch_add_explicit(&reading->count, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&dispatch->reads_in_progress, 1, memory_order_relaxed);
     forest_read_submit(dispatch->forest, read);
     return true;
+}
+
+/* Returns whether a read went anywhere: whose turn it is, but for those who have their share. */
+static bool submit_read(struct dispatch *dispatch)
+{
+    for (uint32_t left = dispatch->reads.users.count; left > 0; left--) {
+        struct exchange *exchange = fair_queue_peek(&dispatch->reads);
+        if (is_expired(dispatch, exchange)) {
+            waiting_pop(dispatch, &dispatch->reads);
+            dispatch->expired_total += 1;
+            refuse(dispatch, exchange, RESULT_EXPIRED, NULL);
+            return true;
+        }
+        const char *denied = gate_check(&dispatch->gate, exchange);
+        if (denied != NULL) {
+            waiting_pop(dispatch, &dispatch->reads);
+            refuse(dispatch, exchange, RESULT_DENIED, denied);
+            return true;
+        }
+        struct dispatch_reading *reading = reading_of(dispatch, exchange->peer_uid);
+        if (may_read(dispatch, reading)) {
+            return begin_read(dispatch, reading);
+        }
+        fair_queue_pass(&dispatch->reads);
+    }
+    return false;
 }
 
 bool dispatch_submit(struct dispatch *dispatch)

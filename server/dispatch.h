@@ -39,6 +39,14 @@ struct dispatch_share {
     uint64_t size;  /* their bytes */
 };
 
+/* A user whose reads the forest has; the context of their exchanges. The forest thread gives it a
+ * user and counts up, readers count down: what is 0 stays 0 until the forest thread uses it. */
+struct dispatch_reading {
+    struct dispatch *dispatch;
+    uint32_t uid;
+    _Atomic uint32_t count; /* reads; release by the reader, acquire by who takes it for another */
+};
+
 struct dispatch {
     struct forest *forest; /* borrowed, as all pointers here */
     struct request_queue *queue;
@@ -55,6 +63,7 @@ struct dispatch {
     struct fair_queue reads;            /* waiting for one of the forest's read slots */
     struct fair_queue looks;            /* to be answered here, some in each turn */
     _Atomic uint32_t reads_in_progress; /* release by the reader, acquire by dispatch_is_idle */
+    struct dispatch_reading readings[FOREST_READ_SLOT_MAX]; /* one for each slot is enough */
 
     uint32_t last_uid;      /* of the request that was taken last */
     uint64_t other_user_ns; /* when it was another user's than the one before; 0: never */

@@ -27,10 +27,16 @@ enum read_ticket_state {
     READ_TICKET_TAKEN,
 };
 
+/* What a read may do before it asks whether others wait for its thread, and what a key that is
+ * looked up counts: a fraction of a millisecond of one processor, but for lists of ids, which are
+ * looked up some thousands at once. */
+enum { READ_SLICE_SIZE = 256 * 1024, READ_SLICE_KEY_SIZE = 1024 };
+
 struct read_ticket {
     _Atomic uint32_t state; /* enum read_ticket_state */
-    uint64_t work_size;     /* bytes looked through so far; the reader's */
+    uint64_t work_size;     /* bytes looked through so far; the reader's, as the next two */
     uint64_t work_size_max; /* 0: no limit */
+    uint64_t slice_size;    /* bytes since it last asked whether somebody waits */
 };
 
 static inline void read_ticket_init(struct read_ticket *ticket, uint64_t work_size_max)
@@ -38,6 +44,13 @@ static inline void read_ticket_init(struct read_ticket *ticket, uint64_t work_si
     atomic_store_explicit(&ticket->state, READ_TICKET_INSIDE, memory_order_relaxed);
     ticket->work_size = 0;
     ticket->work_size_max = work_size_max;
+    ticket->slice_size = 0;
+}
+
+/* Time to ask. Never without a ticket. */
+static inline bool read_ticket_slice_over(const struct read_ticket *ticket)
+{
+    return ticket != NULL && ticket->slice_size >= READ_SLICE_SIZE;
 }
 
 static inline bool read_ticket_change(struct read_ticket *ticket, enum read_ticket_state from,
@@ -63,6 +76,7 @@ MUST_CHECK static inline enum status read_ticket_spend(struct read_ticket *ticke
         return STATUS_REVOKED;
     }
     ticket->work_size += size;
+    ticket->slice_size += size;
     return ticket->work_size_max > 0 && ticket->work_size > ticket->work_size_max ? STATUS_BUDGET
                                                                                   : STATUS_OK;
 }

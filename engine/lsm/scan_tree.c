@@ -253,6 +253,7 @@ void scan_tree_open(struct scan_tree *scan, const struct geometry *geometry, str
     scan->heap_count = 0;
     scan->started = false;
     scan->top_used = false;
+    scan->have_last = false;
 
     const struct tree_shape *shape = &tree->shape;
     if (shape->key_size == shape->value_size) { /* The manifest compares without tombstone bits. */
@@ -282,7 +283,9 @@ enum status scan_tree_next(struct scan_tree *scan, const uint8_t **value)
     const struct tree_shape *shape = &scan->tree->shape;
     enum status status = STATUS_OK;
     *value = NULL;
-    bool have_last = scan->top_used;
+    if (read_ticket_slice_over(scan->ticket)) {
+        return STATUS_YIELD;
+    }
     if (!scan->started) {
         scan->started = true;
         status = heap_fill(scan);
@@ -293,16 +296,19 @@ enum status scan_tree_next(struct scan_tree *scan, const uint8_t **value)
 
     while (status == STATUS_OK && scan->heap_count > 0) {
         const uint8_t *top = scan->sources[scan->heap[0]].cursor.next;
-        const int order = have_last ? compare(scan, scan->last.bytes, top) : -1;
+        const int order = scan->have_last ? compare(scan, scan->last.bytes, top) : -1;
         assert(order <= 0); /* Sources are sorted. */
         if (order != 0) {
             memcpy(scan->last.bytes, top, shape->key_size);
-            have_last = true;
+            scan->have_last = true;
             if (!value_is_tombstone(top, shape->key_size, shape->value_size)) {
                 scan->top_used = true;
                 *value = top;
                 return STATUS_OK;
             }
+        }
+        if (read_ticket_slice_over(scan->ticket)) {
+            return STATUS_YIELD; /* What is on top is known as passed over. */
         }
         status = heap_advance(scan);
     }

@@ -46,7 +46,8 @@ struct scan_tree {
     uint32_t heap_count;
     bool started;    /* the first call fills every source's span */
     bool top_used;   /* the top's value was returned: the next call moves on */
-    struct key last; /* its key; older values of it are passed over */
+    bool have_last;  /* there is a last one */
+    struct key last; /* the key that came up last; older values of it are passed over */
 };
 
 /* `spare` is [LEVEL_COUNT * 3 * block_size], aligned, borrowed until close. */
@@ -55,7 +56,6 @@ void scan_tree_open(struct scan_tree *scan, const struct geometry *geometry, str
                     const struct key *key_max, bool prefix, uint8_t *spare);
 /* *value: the next value, valid until the next call; NULL at the end. STATUS_CORRUPT (bad_address),
  * STATUS_IO, and as the ticket says STATUS_REVOKED, STATUS_BUDGET: the scan can then only be
- * closed.
- */
+ * closed. STATUS_YIELD: the ticket's slice is over; the scan can go on when it has a new one. */
 MUST_CHECK enum status scan_tree_next(struct scan_tree *scan, const uint8_t **value);
 void scan_tree_close(struct scan_tree *scan);

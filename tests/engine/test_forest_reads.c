@@ -15,7 +15,7 @@
 static struct forest_fixture fixture;
 static uint64_t object_count;
 
-TestSuite(forest_reads, .timeout = 20);
+TestSuite(forest_reads, .timeout = 120);
 
 enum { BATCH = 60, BALLAST_MAX = 4096 };
 
@@ -210,6 +210,135 @@ Test(forest_reads, a_reader_at_work_gives_way)
     fixture_settle(&fixture);
     cr_assert(gt(u64, fixture.outcome_count, outcomes));
     end();
+}
+
+/* Bars of objects for reads that take several turns; readers are run by the tick. */
+static void setup_long(void)
+{
+    const struct geometry geometry = geometry_tiny();
+    fixture_init(&fixture, &geometry);
+    fixture_open(&fixture, 0, false);
+    fixture_create(&fixture);
+    insert_bars(14);
+}
+
+static void end_long(void)
+{
+    fixture_close(&fixture);
+    fixture_deinit(&fixture);
+}
+
+static bool short_done;
+
+static void on_short_done(struct read_request *request)
+{
+    (void)request;
+    short_done = true;
+}
+
+static struct read_request *short_submit(void)
+{
+    struct read_request *request = forest_read_acquire(fixture.forest);
+    request->kind = READ_KIND_COUNT;
+    request->groove_id = fixture.groove_id;
+    request->index = READ_INDEX_NONE;
+    request->input_size = 0;
+    request->done = on_short_done;
+    short_done = false;
+    forest_read_submit(fixture.forest, request);
+    return request;
+}
+
+Test(forest_reads, a_long_read_gives_way_to_others)
+{
+    setup_long();
+    struct read_request *request = count_submit();
+    for (uint64_t turn = 1; turn <= 2; turn++) {
+        struct read_request *other = short_submit();
+        (void)forest_tick(fixture.forest);
+        cr_assert(not(short_done));
+        (void)forest_tick(fixture.forest);
+        cr_assert(short_done);
+        cr_assert(not(atomic_load(&count_done)));
+        cr_assert(eq(u64, stats().reads_gave_way_total, turn));
+        forest_read_release(fixture.forest, other);
+    }
+    (void)forest_tick(fixture.forest); /* Nobody waits: it goes on to its end. */
+    cr_assert(atomic_load(&count_done));
+    cr_assert(eq(int, request->result, REQUEST_RESULT_OK));
+    cr_assert(eq(u64, request->count, object_count));
+    cr_assert(eq(u64, stats().reads_restarted_total, 0));
+    forest_read_release(fixture.forest, request);
+    end_long();
+}
+
+/* Its version is the writer's to take, as that of a reader that waits for its disk. */
+Test(forest_reads, a_read_that_gave_way_loses_its_version_to_the_writer)
+{
+    setup_long();
+    struct read_request *request = count_submit();
+    struct read_request *other = short_submit();
+    (void)forest_tick(fixture.forest);
+    cr_assert(not(atomic_load(&count_done)));
+    const uint64_t commit = request->commit;
+    static uint8_t body[16 * 1024];
+    struct fixture_object object = {.a = 1};
+    fixture_id(object.id, ++object_count);
+    const uint64_t outcomes = fixture.outcome_count;
+    const uint32_t size = fixture_body(body, fixture.groove_id, EVENT_TYPE_INSERT, &object, 1);
+    fixture_submit(&fixture, REQUEST_KIND_WRITE, body, size);
+    while (fixture.outcome_count == outcomes) {
+        (void)forest_tick(fixture.forest);
+        cr_assert(not(atomic_load(&count_done)));
+        if (short_done) { /* Another one, so that it gives way again. */
+            forest_read_release(fixture.forest, other);
+            other = short_submit();
+        }
+    }
+    cr_assert(version_revoke_oldest(&fixture.forest->versions));
+    while (!atomic_load(&count_done)) {
+        (void)forest_tick(fixture.forest);
+    }
+    cr_assert(eq(int, request->result, REQUEST_RESULT_OK));
+    cr_assert(eq(u64, request->count, object_count));
+    cr_assert(gt(u64, request->commit, commit));
+    cr_assert(eq(u64, stats().reads_restarted_total, 1));
+    forest_read_release(fixture.forest, request);
+    forest_read_release(fixture.forest, other);
+    end_long();
+}
+
+/* However many reads wait for a reader, a write waits for no more than the turn that runs. */
+Test(forest_reads, a_write_does_not_wait_for_reads)
+{
+    setup_long();
+    struct read_request *requests[2];
+    for (uint32_t i = 0; i < array_count(requests); i++) {
+        requests[i] = count_submit();
+    }
+    static uint8_t body[16 * 1024];
+    struct fixture_object object = {.a = 1};
+    fixture_id(object.id, ++object_count);
+    const uint32_t size = fixture_body(body, fixture.groove_id, EVENT_TYPE_INSERT, &object, 1);
+    fixture_submit(&fixture, REQUEST_KIND_WRITE, body, size);
+    while (fixture.forest->stage != BATCH_STAGE_PREFETCHING) {
+        (void)forest_tick(fixture.forest);
+    }
+    cr_assert(workers_are_wanted(&fixture.readers));
+    const uint64_t gave_way = stats().reads_gave_way_total;
+    (void)forest_tick(fixture.forest);
+    cr_assert(eq(u64, stats().reads_gave_way_total, gave_way));
+    cr_assert(ne(int, fixture.forest->stage, BATCH_STAGE_PREFETCHING));
+    cr_assert(not(atomic_load(&count_done)));
+    fixture_settle(&fixture);
+    while (workers_run_one(&fixture.readers)) {
+    }
+    for (uint32_t i = 0; i < array_count(requests); i++) {
+        cr_assert(eq(int, requests[i]->result, REQUEST_RESULT_OK));
+        cr_assert(eq(u64, requests[i]->count, object_count - 1));
+        forest_read_release(fixture.forest, requests[i]);
+    }
+    end_long();
 }
 
 Test(forest_reads, a_read_looks_through_no_more_than_its_budget)

@@ -45,7 +45,8 @@ static struct groove_version groove;
 static struct version version;
 static struct read_request request;
 static struct read_scratch scratch;
-static struct prng prng;
+static struct prng prng, slice_prng;
+static uint64_t yield_count;
 
 static struct model_object objects[OBJECT_MAX];
 static uint32_t object_count; /* dead ones included */
@@ -284,6 +285,15 @@ static void drop(void)
 /* ---- Asking -----------------------------------------------------------------------------------
  */
 
+/* Reads give way after little or much. */
+static void slice_begin(void)
+{
+    scratch.hold.ticket.slice_size =
+        prng_chance(&slice_prng, 1, 4)
+            ? 0
+            : READ_SLICE_SIZE - 1 - prng_below(&slice_prng, 8 * READ_SLICE_KEY_SIZE);
+}
+
 static enum status run(enum read_kind kind, uint32_t index, uint32_t limit, uint32_t input_size)
 {
     request.kind = kind;
@@ -294,7 +304,22 @@ static enum status run(enum read_kind kind, uint32_t index, uint32_t limit, uint
     request.input_size = input_size;
     request.result = REQUEST_RESULT_SHUTTING_DOWN;
     memset(request.reply, 0xEE, request.reply_capacity);
-    return query_run(&fixture.geometry, &fixture.grid, &version, &request, &scratch);
+    slice_begin();
+    enum status status = query_run(&fixture.geometry, &fixture.grid, &version, &request, &scratch);
+    while (status == STATUS_YIELD) {
+        yield_count += 1;
+        if (yield_count % 8 == 0) { /* From the beginning. */
+            query_abandon(&scratch);
+            request.result = REQUEST_RESULT_SHUTTING_DOWN;
+            memset(request.reply, 0xEE, request.reply_capacity);
+            scratch.hold.ticket.slice_size = 0;
+            status = query_run(&fixture.geometry, &fixture.grid, &version, &request, &scratch);
+            continue;
+        }
+        slice_begin();
+        status = query_resume(&fixture.geometry, &fixture.grid, &version, &request, &scratch);
+    }
+    return status;
 }
 
 static void check_reply_frame(uint64_t count)
@@ -415,6 +440,7 @@ Test(query, agrees_with_the_model)
         cr_assert(eq(u64, request.count, groove.object_count));
         drop();
     }
+    cr_assert(gt(u64, yield_count, 60));
 }
 
 /* More ids than one batch has, in a groove of its own size. */

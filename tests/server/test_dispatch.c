@@ -101,6 +101,7 @@ static struct config config;
 static struct dispatch dispatch;
 static uint64_t now_ns = 1000;
 static uint32_t peer_uid, peer_id; /* of who asks */
+static uint32_t read_slot_count = 2;
 static bool opened;
 
 static uint64_t now(void *context)
@@ -144,7 +145,7 @@ static void setup(void)
         .growth_worker = &growth_worker,
         .readers = &readers,
         .cache_size = 4 << 20,
-        .read_slot_count = 2,
+        .read_slot_count = read_slot_count,
         .on_committed = dispatch_committed,
     };
     forest = forest_init(&options, &status, reason, sizeof reason);
@@ -921,6 +922,87 @@ Test(dispatch, a_flood_of_looks_costs_another_user_one_of_them_and_writes_none, 
     cr_assert_not(dispatch_is_idle(&dispatch));
     run();
     cr_assert(looks[59]->answered && write->answered);
+}
+
+static struct fake *push_count(uint32_t groove_id)
+{
+    const struct query_request query = {.groove_id = groove_id, .index_id = WIRE_INDEX_NONE};
+    return push(OPERATION_COUNT, &query, sizeof query);
+}
+
+/* Reads that were pushed and go to the forest now. */
+static uint32_t reads_begun(void)
+{
+    const uint32_t before = dispatch.reads.count;
+    memory_forbid_allocation();
+    dispatch_take(&dispatch);
+    const uint32_t waiting = dispatch.reads.count;
+    dispatch_submit(&dispatch);
+    memory_allow_allocation();
+    cr_assert_eq(before, 0);
+    return waiting - dispatch.reads.count;
+}
+
+static void setup_slots(void)
+{
+    read_slot_count = 8;
+    setup();
+    config.read_slot_count = read_slot_count;
+    config.readers = 3;
+}
+
+Test(dispatch, a_user_leaves_readers_for_others, .init = setup_slots, .fini = teardown)
+{
+    enum { COUNT = 10, ALONE = 6 };
+    peer_uid = 1000;
+    const uint32_t groove_id = create_things();
+    for (uint32_t i = 0; i < COUNT; i++) {
+        peer_id = i;
+        push_count(groove_id);
+    }
+    cr_assert_eq(reads_begun(), ALONE);
+    peer_uid = 1001;
+    struct fake *read = push_count(groove_id);
+    memory_forbid_allocation();
+    dispatch_take(&dispatch);
+    dispatch_submit(&dispatch);
+    memory_allow_allocation();
+    cr_assert_eq(dispatch.reads.count, COUNT - ALONE); /* He passed them. */
+    run();
+    cr_assert_eq(header_of(read).result, RESULT_OK);
+    /* While both ask, none has more in the readers' queue than there are readers. */
+    peer_uid = 1000;
+    for (uint32_t i = 0; i < COUNT; i++) {
+        push_count(groove_id);
+    }
+    cr_assert_eq(reads_begun(), config.readers);
+    run();
+    now_ns += 1100 * 1000 * 1000;
+    for (uint32_t i = 0; i < COUNT; i++) {
+        push_count(groove_id);
+    }
+    cr_assert_eq(reads_begun(), ALONE);
+    run();
+}
+
+Test(dispatch, every_user_gets_a_reader_while_there_is_one, .init = setup_slots, .fini = teardown)
+{
+    enum { USER_COUNT = 12 };
+    peer_uid = 1000;
+    const uint32_t groove_id = create_things();
+    struct fake *reads[USER_COUNT];
+    for (uint32_t round = 0; round < 3; round++) {
+        for (uint32_t i = 0; i < USER_COUNT; i++) {
+            peer_uid = 2000 + i;
+            push_count(groove_id);
+            reads[i] = push_count(groove_id);
+        }
+        cr_assert_eq(reads_begun(), read_slot_count);
+        run();
+        for (uint32_t i = 0; i < USER_COUNT; i++) {
+            cr_assert_eq(header_of(reads[i]).result, RESULT_OK);
+        }
+    }
 }
 
 /* ---- Rights ---- */
