@@ -1,29 +1,41 @@
 #!/usr/bin/env bash
-# What a user who floods costs another one, on each listener: how long the modest user's answers take
-# alone and beside floods of several shapes. As root, so that they are two users.
+# What others cost a modest user, on each listener: how long his answers take alone and beside floods,
+# long scans, clients that do not read, that die, that connect for nothing, 2,000 connections; and what
+# the machine itself then costs a durable echo. As root, so that they are two users.
 #
-#   benchmarks/fair.sh [--seconds 3]
+#   benchmarks/fair.sh [--rounds 3] [--ms 1000] [--only PART_OF_A_NAME] [--listeners 'native nng']
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source benchmarks/load/common.sh
 
-seconds=3
-[ "${1:-}" != --seconds ] || { seconds=$2; shift 2; }
+rounds=3 ms=1000 only= listeners='native nng'
+while [ $# -ge 2 ]; do
+    case $1 in
+    --rounds) rounds=$2 ;;
+    --ms) ms=$2 ;;
+    --only) only=$2 ;;
+    --listeners) listeners=$2 ;;
+    *) break ;;
+    esac
+    shift 2
+done
 [ $# = 0 ] || { sed -n '2,/^set/{/^#/p}' "$0" >&2; exit 64; }
 
+ulimit -n "$(ulimit -H -n)"
 mkdir -p "$HOLT_BENCH_DIR"
 DATA=$HOLT_BENCH_DIR/fair.holt
 FILES+=("$DATA" "$DATA.sock" "$DATA.log")
 trap '[ -z "$DAEMON" ] || kill "$DAEMON"; wait; rm -f "${FILES[@]}"' EXIT
 machine
-for listener in native nng; do
+for listener in $listeners; do
     rm -f "${FILES[@]}"
     "$HOLT" format "$DATA" >/dev/null
-    "$HOLT" start "$DATA" --listener $listener --socket-mode 0666 2>"$DATA.log" &
+    "$HOLT" start "$DATA" --listener "$listener" --socket-mode 0666 \
+        --connections 2400 2>"$DATA.log" &
     DAEMON=$!
     "$HOLT" ping --wait "$START_TIMEOUT_S" --socket "$DATA.sock" >/dev/null
     printf '\n%s\n' "$listener"
-    "$(dirname "$HOLT")/fair_load" "$DATA.sock" "$seconds"
+    "$(dirname "$HOLT")/fair_load" "$DATA.sock" "$rounds" "$ms" "$only"
     kill "$DAEMON"
     wait "$DAEMON"
     DAEMON=

@@ -1,51 +1,69 @@
-/* What a user who floods costs another one. The modest user asks one thing at a time, a write and a
- * read by turns, alone and then beside a flood of each shape; how long the answers take is
- * compared.
+/* What others cost a user who is modest: one who floods, who asks for long scans, who does not read
+ * what he asked for, who dies, who connects for nothing.
  *
- *   fair_load SOCKET [SECONDS]
+ *   fair_load SOCKET [ROUNDS [MILLISECONDS [NAME]]]
  *
- * Run as root the two are different users, otherwise two processes of one. The flood sends again
- * what is answered, and waits as long as it is told when that is BUSY. It is given the processors
- * last, so that what is measured is what it costs in the daemon. */
+ * The modest user asks one thing at a time, a write and a lookup by turns, alone and beside each
+ * attack (or those whose name has NAME in it), in rounds that alternate. Run as root the two are
+ * different users, otherwise two processes of one. An attack is given the processors last; what it
+ * takes from them and from the disk all the same is seen in a durable echo that the modest user
+ * asks in the same turns: a process of his own at the other end of a socket, which does one durable
+ * write, or none. So what the daemon adds is the ratio of his answers less that of the echo's. */
 #include <inttypes.h>
-#include <pthread.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "benchmarks/ipc/attack.h"
+#include "benchmarks/ipc/echo_file.h"
 #include "ipc/client.h"
-#include "pool/base.h"
-#include "pool/clock.h"
 
 enum {
     GREEDY_UID = 30001,
     MODEST_UID = 30002,
-    OBJECT_SIZE = 128,
-    EVENT_MAX = 400,
-    LATENCY_MAX = 1 << 18,
+    LATENCY_MAX = 1 << 18, /* of one thing asked, in all rounds beside one attack */
     TIMEOUT_MS = 60 * 1000,
-    KIND_COUNT = 2, /* a write, a read */
+    SCANNED_COUNT = 400 * 1000, /* objects that a long scan passes */
+    FILL_EVENTS = 4000,
+    FIRST_SCANNED_ID = 1 << 20,
+    MODEST_ID = 1 << 30,
 };
 
-static const struct shape {
-    const char *name;
-    enum operation operation;
-    uint32_t connections, in_flight, events;
-} shapes[] = {
-    {"one connection, 1000 writes deep", OPERATION_WRITE, 1, 1000, 1},
-    {"200 connections, 4 writes deep", OPERATION_WRITE, 200, 4, 1},
-    {"8 connections, 4 writes of 51 KB deep", OPERATION_WRITE, 8, 4, EVENT_MAX},
-    {"32 connections, 8 lookups deep", OPERATION_LOOKUP, 32, 8, 1},
-    {"32 connections, 8 STAT deep", OPERATION_STAT, 32, 8, 0},
+enum asked { ASKED_WRITE, ASKED_READ, ASKED_ECHO_WRITE, ASKED_ECHO, ASKED_COUNT };
+enum phase { PHASE_ALONE, PHASE_BESIDE, PHASE_COUNT };
+
+static const struct attack attacks[] = {
+    {"one connection, 1000 writes deep", ATTACK_FLOOD, OPERATION_WRITE, 1, 1000, 1, 0},
+    {"200 connections, 4 writes deep", ATTACK_FLOOD, OPERATION_WRITE, 200, 4, 1, 0},
+    {"8 connections, 4 writes of 51 KB deep", ATTACK_FLOOD, OPERATION_WRITE, 8, 4, ATTACK_EVENT_MAX,
+     0},
+    {"200 connections, 4 lookups deep", ATTACK_FLOOD, OPERATION_LOOKUP, 200, 4, 1, 0},
+    {"32 connections, 8 lookups deep", ATTACK_FLOOD, OPERATION_LOOKUP, 32, 8, 1, 0},
+    {"8 connections, 2 long counts deep", ATTACK_FLOOD, OPERATION_COUNT, 8, 2, 0, 0},
+    {"8 connections, 2 queries of 1 MiB deep", ATTACK_FLOOD, OPERATION_QUERY, 8, 2, 0, 0},
+    {"32 connections, 8 STAT deep", ATTACK_FLOOD, OPERATION_STAT, 32, 8, 0, 0},
+    {"32 that do not read 1 MiB each", ATTACK_DEAF, OPERATION_QUERY, 32, 2, 0, 0},
+    {"clients that die at each byte", ATTACK_DIE, OPERATION_WRITE, 1, 1, 1, 0},
+    {"connect and close", ATTACK_STORM, OPERATION_PING, 1, 1, 0, 0},
+    {"1000 idle, 1000 that write", ATTACK_FLOOD, OPERATION_WRITE, 1000, 1, 1, 1000},
 };
 
 static const char *socket_path;
 static uint32_t groove_id;
+
+/* Written by the modest user's process. */
+struct latencies {
+    uint32_t count[PHASE_COUNT];
+    uint32_t busy[PHASE_COUNT];
+    uint64_t ns[PHASE_COUNT][ASKED_COUNT][LATENCY_MAX];
+};
+static struct latencies *latencies; /* shared */
 
 static _Noreturn void end(const char *what, const char *why)
 {
@@ -71,77 +89,120 @@ static struct client *open_client(void)
     return client;
 }
 
-/* Ids from `first` on: the same objects again and again, so that the store does not grow. */
-static uint32_t make_body(const struct shape *shape, uint64_t first, uint8_t *body)
+static struct client_reply call(struct client *client, enum operation operation, const void *body,
+                                uint32_t body_size)
 {
-    if (shape->operation == OPERATION_STAT) {
-        return 0;
+    struct client_reply reply;
+    const enum client_status status =
+        client_call(client, operation, body, body_size, TIMEOUT_MS, &reply);
+    if (status != CLIENT_OK || (reply.result != RESULT_OK && reply.result != RESULT_BUSY)) {
+        end(operation_name(operation),
+            status != CLIENT_OK ? client_status_text(status) : result_name(reply.result));
     }
-    if (shape->operation == OPERATION_LOOKUP) {
-        const struct lookup_request lookup = {.groove_id = groove_id, .id_count = 1};
-        memcpy(body, &lookup, sizeof lookup);
-        memset(body + sizeof lookup, 0, WIRE_ID_SIZE);
-        memcpy(body + sizeof lookup, &first, sizeof first);
-        return (uint32_t)sizeof lookup + WIRE_ID_SIZE;
-    }
-    const struct wire_section section = {
-        .groove_id = groove_id, .event_type = WIRE_EVENT_TYPE_UPSERT, .event_count = shape->events};
-    memcpy(body, &section, sizeof section);
-    for (uint32_t i = 0; i < shape->events; i++) {
-        uint8_t *image = body + sizeof section + (size_t)i * OBJECT_SIZE;
-        const uint64_t id = first + i;
-        memset(image, 0, OBJECT_SIZE);
-        memcpy(image, &id, sizeof id);
-    }
-    return (uint32_t)sizeof section + shape->events * OBJECT_SIZE;
+    return reply;
 }
 
-/* ---- The flood ---------------------------------------------------------------------------------
+/* ---- The echo ----------------------------------------------------------------------------------
  */
 
-struct flood {
-    const struct shape *shape;
-    uint64_t first;
-};
-
-static void *flood_run(void *context)
+/* Returns the end to ask at; the process is killed with this one. */
+static int echo_start(void)
 {
-    const struct flood *flood = context;
-    const struct shape *shape = flood->shape;
-    uint8_t *body = malloc(sizeof(struct wire_section) + EVENT_MAX * OBJECT_SIZE);
-    if (body == NULL) {
-        end("malloc", "out of memory");
+    int ends[2];
+    char path[200];
+    (void)snprintf(path, sizeof path, "%s.echo", socket_path);
+    if (socketpair(AF_UNIX, SOCK_STREAM, 0, ends) != 0) {
+        end("socketpair", strerror(errno));
     }
-    const uint32_t body_size = make_body(shape, flood->first, body);
-    struct client *client = open_client();
-    uint64_t pause_end_ns = 0; /* It goes on reading meanwhile. */
-    for (;;) {
-        struct client_reply reply;
-        enum client_status status = CLIENT_OK;
-        uint64_t now_ns = clock_monotonic_ns(&clock_system);
-        if (client_in_flight(client) == 0 && now_ns < pause_end_ns) {
-            usleep((useconds_t)((pause_end_ns - now_ns) / 1000 + 1));
-            now_ns = pause_end_ns;
+    const pid_t child = fork();
+    if (child < 0) {
+        end("fork", strerror(errno));
+    }
+    if (child > 0) {
+        close(ends[1]);
+        return ends[0];
+    }
+    close(ends[0]);
+    static struct echo_file file;
+    echo_file_open(&file, path);
+    (void)unlink(path);
+    uint8_t bytes[ATTACK_OBJECT_SIZE];
+    while (recv(ends[1], bytes, sizeof bytes, MSG_WAITALL) == sizeof bytes) {
+        if (bytes[0] == ASKED_ECHO_WRITE) {
+            echo_file_add(&file, bytes, sizeof bytes);
+            echo_file_write(&file);
         }
-        while (status == CLIENT_OK && now_ns >= pause_end_ns &&
-               client_in_flight(client) < shape->in_flight) {
-            status = client_send(client, shape->operation, body, body_size, TIMEOUT_MS, NULL);
-        }
-        if (status == CLIENT_OK) {
-            status = client_receive(client, TIMEOUT_MS, &reply);
-        }
-        if (status != CLIENT_OK) {
-            end("the flood", client_status_text(status));
-        }
-        if (reply.result == RESULT_BUSY) {
-            pause_end_ns =
-                clock_monotonic_ns(&clock_system) + reply.retry_after_ms * UINT64_C(1000000);
+        if (send(ends[1], bytes, sizeof bytes, MSG_NOSIGNAL) != sizeof bytes) {
+            break;
         }
     }
-    return NULL;
+    _exit(0);
 }
 
-static pid_t flood_start(const struct shape *shape)
+static void echo_ask(int echo, enum asked asked)
+{
+    uint8_t bytes[ATTACK_OBJECT_SIZE] = {(uint8_t)asked};
+    if (send(echo, bytes, sizeof bytes, MSG_NOSIGNAL) != sizeof bytes ||
+        recv(echo, bytes, sizeof bytes, MSG_WAITALL) != sizeof bytes) {
+        end("the echo", "ended early");
+    }
+}
+
+/* ---- The modest user ---------------------------------------------------------------------------
+ */
+
+static void ask(struct client *client, int echo, enum asked asked, enum phase phase)
+{
+    uint8_t body[256];
+    const enum operation operation = asked == ASKED_WRITE ? OPERATION_WRITE : OPERATION_LOOKUP;
+    if (asked == ASKED_ECHO || asked == ASKED_ECHO_WRITE) {
+        echo_ask(echo, asked);
+        return;
+    }
+    const uint32_t body_size = attack_body(body, operation, groove_id, MODEST_ID, 1);
+    for (;;) {
+        const struct client_reply reply = call(client, operation, body, body_size);
+        if (reply.result == RESULT_OK) {
+            return;
+        }
+        latencies->busy[phase] += 1;
+        usleep(reply.retry_after_ms * 1000);
+    }
+}
+
+static _Noreturn void modest_run(int echo, enum phase phase, uint32_t ms)
+{
+    become(MODEST_UID);
+    struct client *client = open_client();
+    const uint64_t end_ns = clock_monotonic_ns(&clock_system) + ms * UINT64_C(1000000);
+    uint32_t *count = &latencies->count[phase];
+    while (clock_monotonic_ns(&clock_system) < end_ns && *count < LATENCY_MAX) {
+        for (enum asked asked = 0; asked < ASKED_COUNT; asked++) {
+            const uint64_t begin_ns = clock_monotonic_ns(&clock_system);
+            ask(client, echo, asked, phase);
+            latencies->ns[phase][asked][*count] = clock_monotonic_ns(&clock_system) - begin_ns;
+        }
+        *count += 1;
+    }
+    _exit(0);
+}
+
+static void measure(int echo, enum phase phase, uint32_t ms)
+{
+    const pid_t child = fork();
+    if (child == 0) {
+        modest_run(echo, phase, ms);
+    }
+    int status;
+    if (child < 0 || waitpid(child, &status, 0) != child || status != 0) {
+        end("the modest user", "ended early");
+    }
+}
+
+/* ---- Rounds ------------------------------------------------------------------------------------
+ */
+
+static pid_t attack_start(const struct attack *attack)
 {
     const pid_t child = fork();
     if (child != 0) {
@@ -149,25 +210,8 @@ static pid_t flood_start(const struct shape *shape)
     }
     become(GREEDY_UID);
     (void)!nice(19);
-    static struct flood floods[256];
-    for (uint32_t i = 0; i < shape->connections; i++) {
-        pthread_t thread;
-        floods[i] = (struct flood){.shape = shape, .first = 1 + i * (uint64_t)EVENT_MAX};
-        if (pthread_create(&thread, NULL, flood_run, &floods[i]) != 0) {
-            end("pthread_create", "refused");
-        }
-    }
-    pause();
-    _exit(0);
+    attack_run(attack, socket_path, groove_id);
 }
-
-/* ---- The modest user ---------------------------------------------------------------------------
- */
-
-struct measured {
-    double p50_us[KIND_COUNT], p99_us[KIND_COUNT];
-    uint64_t count;
-};
 
 static int compare(const void *left, const void *right)
 {
@@ -176,112 +220,111 @@ static int compare(const void *left, const void *right)
     return (a > b) - (a < b);
 }
 
-static void modest_run(uint32_t seconds, int out)
+struct quantiles {
+    double p50, p99, max; /* us */
+};
+
+static struct quantiles quantiles_of(enum phase phase, enum asked asked)
 {
-    static uint64_t latency_ns[KIND_COUNT][LATENCY_MAX];
-    static const struct shape kinds[KIND_COUNT] = {{"", OPERATION_WRITE, 1, 1, 1},
-                                                   {"", OPERATION_LOOKUP, 1, 1, 1}};
-    struct measured measured = {0};
-    become(MODEST_UID);
-    struct client *client = open_client();
-    const uint64_t end_ns = clock_monotonic_ns(&clock_system) + seconds * UINT64_C(1000000000);
-    while (clock_monotonic_ns(&clock_system) < end_ns && measured.count < LATENCY_MAX) {
-        for (uint32_t kind = 0; kind < KIND_COUNT; kind++) {
-            uint8_t body[256];
-            struct client_reply reply;
-            const uint32_t body_size = make_body(&kinds[kind], 1u << 30, body);
-            const uint64_t begin_ns = clock_monotonic_ns(&clock_system);
-            const enum client_status status =
-                client_call(client, kinds[kind].operation, body, body_size, TIMEOUT_MS, &reply);
-            latency_ns[kind][measured.count] = clock_monotonic_ns(&clock_system) - begin_ns;
-            if (status != CLIENT_OK || reply.result != RESULT_OK) {
-                end("the modest user",
-                    status != CLIENT_OK ? client_status_text(status) : result_name(reply.result));
-            }
-        }
-        measured.count += 1;
-    }
-    client_close(client);
-    for (uint32_t kind = 0; kind < KIND_COUNT && measured.count > 0; kind++) {
-        qsort(latency_ns[kind], measured.count, sizeof latency_ns[kind][0], compare);
-        measured.p50_us[kind] = (double)latency_ns[kind][measured.count / 2] / 1e3;
-        measured.p99_us[kind] = (double)latency_ns[kind][measured.count * 99 / 100] / 1e3;
-    }
-    if (write(out, &measured, sizeof measured) != sizeof measured) {
-        end("pipe", "refused");
-    }
+    uint64_t *ns = latencies->ns[phase][asked];
+    const uint32_t count = latencies->count[phase];
+    qsort(ns, count, sizeof *ns, compare);
+    return (struct quantiles){
+        .p50 = (double)ns[count / 2] / 1e3,
+        .p99 = (double)ns[count * 99 / 100] / 1e3,
+        .max = (double)ns[count - 1] / 1e3,
+    };
 }
 
-static struct measured measure(uint32_t seconds)
+static void print(const char *name, enum asked asked, enum asked echo)
 {
-    struct measured measured;
-    int ends[2];
-    if (pipe(ends) != 0) {
-        end("pipe", "refused");
+    const struct quantiles alone = quantiles_of(PHASE_ALONE, asked);
+    const struct quantiles beside = quantiles_of(PHASE_BESIDE, asked);
+    const struct quantiles echo_alone = quantiles_of(PHASE_ALONE, echo);
+    const struct quantiles echo_beside = quantiles_of(PHASE_BESIDE, echo);
+    printf("    %-6s %7.0f %7.0f %8.0f  %7.0f %7.0f %8.0f  %5.1f %5.1f  %5.1f %5.1f\n", name,
+           alone.p50, alone.p99, alone.max, beside.p50, beside.p99, beside.max,
+           beside.p50 / alone.p50, beside.p99 / alone.p99, echo_beside.p50 / echo_alone.p50,
+           echo_beside.p99 / echo_alone.p99);
+}
+
+static void run(const struct attack *attack, int echo, uint32_t rounds, uint32_t ms)
+{
+    memset(latencies->count, 0, sizeof latencies->count);
+    memset(latencies->busy, 0, sizeof latencies->busy);
+    for (uint32_t round = 0; round < rounds; round++) {
+        measure(echo, PHASE_ALONE, ms);
+        const pid_t child = attack_start(attack);
+        usleep(200 * 1000); /* So that it is under way. */
+        measure(echo, PHASE_BESIDE, ms);
+        int status;
+        if (child < 0 || waitpid(child, &status, WNOHANG) != 0) {
+            end(attack->name, "ended early");
+        }
+        kill(child, SIGKILL);
+        waitpid(child, NULL, 0);
+        usleep(100 * 1000); /* What is left of it in the daemon. */
     }
-    const pid_t child = fork();
-    if (child == 0) {
-        modest_run(seconds, ends[1]);
-        _exit(0);
+    printf("%s\n", attack->name);
+    print("write", ASKED_WRITE, ASKED_ECHO_WRITE);
+    print("lookup", ASKED_READ, ASKED_ECHO);
+    if (latencies->busy[PHASE_BESIDE] > 0) {
+        printf("    told BUSY %" PRIu32 " times\n", latencies->busy[PHASE_BESIDE]);
     }
-    close(ends[1]);
-    if (child < 0 || read(ends[0], &measured, sizeof measured) != sizeof measured) {
-        end("the modest user", "ended early");
-    }
-    waitpid(child, NULL, 0);
-    close(ends[0]);
-    return measured;
+    fflush(stdout);
 }
 
 /* ---- Main --------------------------------------------------------------------------------------
  */
 
-static void make_groove(void)
+static void fill(void)
 {
-    static struct wire_groove_spec spec = {.name = "fair", .field_count = 1};
+    static struct wire_groove_spec spec;
+    static uint8_t body[sizeof(struct wire_section) + FILL_EVENTS * ATTACK_OBJECT_SIZE];
     struct create_groove_reply created;
-    struct client_reply reply;
-    memcpy(spec.fields[0].name, "payload", 7);
-    spec.fields[0].type = WIRE_FIELD_TYPE_BYTES;
-    spec.fields[0].size = OBJECT_SIZE - sizeof(struct wire_object_header);
     struct client *client = open_client();
-    const enum client_status status =
-        client_call(client, OPERATION_CREATE_GROOVE, &spec, sizeof spec, TIMEOUT_MS, &reply);
-    if (status != CLIENT_OK || reply.result != RESULT_OK) {
-        end("create", status != CLIENT_OK ? client_status_text(status) : result_name(reply.result));
-    }
-    memcpy(&created, reply.body, sizeof created);
+    attack_groove_spec(&spec, "fair");
+    memcpy(&created, call(client, OPERATION_CREATE_GROOVE, &spec, sizeof spec).body,
+           sizeof created);
     groove_id = created.groove_id;
+    for (uint32_t done = 0; done < SCANNED_COUNT; done += FILL_EVENTS) {
+        const uint32_t size =
+            attack_write_body(body, groove_id, FIRST_SCANNED_ID + done, FILL_EVENTS, 1);
+        while (call(client, OPERATION_WRITE, body, size).result == RESULT_BUSY) {
+        }
+    }
     client_close(client);
 }
 
 int main(int argc, char **argv)
 {
-    if (argc < 2 || argc > 3) {
-        fprintf(stderr, "usage: fair_load SOCKET [SECONDS]\n");
+    if (argc < 2 || argc > 5) {
+        fprintf(stderr, "usage: fair_load SOCKET [ROUNDS [MILLISECONDS [NAME]]]\n");
         return 64;
     }
     socket_path = argv[1];
-    const uint32_t seconds = argc > 2 ? (uint32_t)strtoul(argv[2], NULL, 10) : 3;
-    make_groove();
-    printf("%-40s %21s %21s %21s %21s\n", "", "write p50 us", "write p99 us", "read p50 us",
-           "read p99 us");
-    for (size_t i = 0; i < array_count(shapes); i++) {
-        const struct measured alone = measure(seconds);
-        const pid_t flood = flood_start(&shapes[i]);
-        usleep(300 * 1000); /* So that it is under way; it need not be. */
-        const struct measured beside = measure(seconds);
-        kill(flood, SIGKILL);
-        waitpid(flood, NULL, 0);
-        printf("%-40s", shapes[i].name);
-        for (uint32_t kind = 0; kind < KIND_COUNT; kind++) {
-            printf(" %6.0f %6.0f x%5.1f", alone.p50_us[kind], beside.p50_us[kind],
-                   beside.p50_us[kind] / alone.p50_us[kind]);
-            printf("  %6.0f %6.0f x%5.1f ", alone.p99_us[kind], beside.p99_us[kind],
-                   beside.p99_us[kind] / alone.p99_us[kind]);
+    const uint32_t rounds = argc > 2 ? (uint32_t)strtoul(argv[2], NULL, 10) : 3;
+    const uint32_t ms = argc > 3 ? (uint32_t)strtoul(argv[3], NULL, 10) : 1000;
+    const char *name = argc > 4 ? argv[4] : "";
+    struct rlimit files;
+    if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
+        files.rlim_cur = files.rlim_max;
+        (void)setrlimit(RLIMIT_NOFILE, &files);
+    }
+    latencies =
+        mmap(NULL, sizeof *latencies, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (latencies == MAP_FAILED) {
+        end("mmap", strerror(errno));
+    }
+    fill();
+    const int echo = echo_start();
+    echo_ask(echo, ASKED_ECHO); /* Its file is there. */
+    printf("    %-6s %24s  %24s  %11s  %11s\n", "", "alone: p50 p99 max us",
+           "beside: p50 p99 max us", "x p50, p99", "echo x");
+    for (size_t i = 0; i < array_count(attacks); i++) {
+        if (strstr(attacks[i].name, name) != NULL) {
+            run(&attacks[i], echo, rounds, ms);
         }
-        printf("\n");
-        fflush(stdout);
     }
     return 0;
 }
