@@ -303,7 +303,7 @@ const struct cli_command command_start = {
         "  --plan [--json]          print configuration, memory and limits, and do not start\n"
         "  --socket PATH            Unix socket to serve on (FILE.sock)\n"
         "  --socket-mode OCTAL      permissions of the socket (0600)\n"
-        "  --listener nng|native    who speaks on the socket, with the same bytes (nng)\n"
+        "  --listener native|nng    who speaks on the socket, with the same bytes (native)\n"
         "  --workers N              compaction threads, 0 to 16 (processors - 1, at most 4)\n"
         "  --readers N              threads that read, 1 to 32 (2)\n"
         "  --cache SIZE             block cache, 4M to 1T (256M)\n"

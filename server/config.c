@@ -23,7 +23,7 @@ const struct config_option config_options[CONFIG_KEY_COUNT] = {
     [CONFIG_SOCKET] = {"socket", "PATH", "", "Unix socket to serve on (FILE.sock)"},
     [CONFIG_SOCKET_MODE] = {"socket-mode", "OCTAL", "0600",
                             "permissions of the socket: who may connect"},
-    [CONFIG_LISTENER] = {"listener", "nng|native", "nng",
+    [CONFIG_LISTENER] = {"listener", "native|nng", "native",
                          "who speaks on the socket; clients see no difference"},
     [CONFIG_WORKERS] = {"workers", "N", "", "compaction threads, 0..16 (processors - 1, 1..4)"},
     [CONFIG_READERS] = {"readers", "N", "2", "threads that read, 1..32"},

@@ -178,6 +178,7 @@ Test(config, idleness_is_a_time_within_bounds)
 Test(config, the_listener_has_two_names)
 {
     config_init(&config);
+    cr_assert_eq(config.listener, LISTENER_NATIVE);
     cr_assert_eq(config_set(&config, CONFIG_LISTENER, "native", CONFIG_FLAG, error), STATUS_OK);
     cr_assert_eq(config.listener, LISTENER_NATIVE);
     cr_assert_eq(config_set(&config, CONFIG_LISTENER, "nng", CONFIG_FLAG, error), STATUS_OK);

@@ -58,8 +58,10 @@ trap '[ -z "$LAUNCHER" ] || kill -KILL "$LAUNCHER" 2>/dev/null; cleanup' EXIT
 launch()
 {
     rm -f pid
+    local listeners=(native nng)
     "$TOOLS/fault_run" --file $FILE --pid pid --report report "$@" -- \
-        "$HOLT" start $FILE --cache 8M --workers $((RANDOM % 3)) 2>>daemon.log &
+        "$HOLT" start $FILE --cache 8M --workers $((RANDOM % 3)) \
+        --listener "${listeners[RANDOM % 2]}" 2>>daemon.log &
     LAUNCHER=$!
     until timeout 3 "$HOLT" ping --socket $FILE.sock >/dev/null 2>&1; do
         kill -0 $LAUNCHER 2>/dev/null || return 1
