@@ -853,7 +853,7 @@ Test(libholt, what_callbacks_submit_shares_messages)
     cr_assert(EVENTUALLY(relay.ended == CROWD));
     cr_assert(f->event_count == RELAY_WRITES);
     cr_assert(f->double_count == 0);
-    cr_assert(f->write_count < RELAY_WRITES / 8, "%u messages", f->write_count);
+    cr_assert(f->write_count < RELAY_WRITES / 16, "%u messages", f->write_count);
     end();
 }
 
