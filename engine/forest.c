@@ -522,7 +522,7 @@ static void start_journal(struct forest *forest)
     struct io *io =
         forest->options.journal_io != NULL ? forest->options.journal_io : forest->options.io;
     journal_init(&forest->journal, io, &forest->geometry, forest->superblock.journal_seed,
-                 forest->options.journal_worker, forest->doorbell);
+                 forest->options.journal_worker, forest->doorbell, forest->options.clock);
 }
 
 struct forest *forest_init(const struct forest_options *options, enum status *status, char *reason,

@@ -60,9 +60,13 @@ struct forest_options {
     struct workers *journal_worker; /* 0 or 1 thread */
     struct workers *growth_worker;  /* 0 or 1 thread: zero-writes new chunks */
     struct workers *readers;        /* R pthreads (0 = inline): queries and the writer's prefetch */
-    uint64_t cache_size;            /* bytes of the block cache */
-    uint32_t read_slot_count;       /* reads in progress at once, 1..FOREST_READ_SLOT_MAX */
-    uint64_t read_budget_size;      /* bytes that one query or count may look through, 0 = any */
+    /* The forest thread writes small journal entries itself, while the disk takes no longer than
+     * this for one and nothing is being read: to wake the journal thread and be woken by it takes
+     * half as long as a quick disk. 0: never. */
+    uint64_t journal_wait_ns_max;
+    uint64_t cache_size;       /* bytes of the block cache */
+    uint32_t read_slot_count;  /* reads in progress at once, 1..FOREST_READ_SLOT_MAX */
+    uint64_t read_budget_size; /* bytes that one query or count may look through, 0 = any */
     forest_on_committed *on_committed;
 };
 

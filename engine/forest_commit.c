@@ -6,6 +6,8 @@
  * - When everything is known, the batch before is durable, and its beats are paid: requests get
  *   commit numbers and timestamps, the journal entry is submitted, and beside that write the batch
  *   executes in memory: no I/O, no failure.
+ *   A small entry on a quick disk, while nothing is read, is written by the forest thread itself
+ *   after execution: waking another thread would take as long as half of the write.
  * - When the entry is durable, the version made after execution is published, and replies go out.
  *
  * What can go wrong does so before the journal: a request refused for damage, a full disk, or a
@@ -19,6 +21,10 @@
 #include "engine/object.h"
 #include "pool/base.h"
 #include "pool/log.h"
+
+enum {
+    WRITE_HERE_SIZE_MAX = 64 * 1024, /* of an entry that the forest thread writes itself */
+};
 
 /* ---- Versions ----------------------------------------------------------------------------------
  */
@@ -230,7 +236,8 @@ void forest_seal(struct forest *forest)
     if (!journal_has_room(&forest->journal, header->size)) {
         return; /* The next checkpoint makes room; a seal is never needed. */
     }
-    journal_submit(&forest->journal, forest->seal_buffer);
+    journal_append(&forest->journal, forest->seal_buffer);
+    journal_hand_over(&forest->journal);
     forest->sealing = true;
     forest->bar_journal_used += SECTOR_SIZE;
     forest->journal_since_checkpoint += SECTOR_SIZE;
@@ -640,6 +647,16 @@ static bool memory_room(struct forest *forest, const struct batch *batch)
            run_arena_has_room(&forest->arena, batch_room(batch), 1, batch_room_runs(batch));
 }
 
+/* Whether the forest thread writes the entry itself. Nobody must wait for it meanwhile: reads
+ * under way will want to be answered, and large batches to be gathered; and a slow disk, or one
+ * that is so for a while, is the journal thread's. */
+static bool may_write_here(struct forest *forest, const struct batch *batch)
+{
+    const uint64_t wait_ns_max = forest->options.journal_wait_ns_max;
+    return wait_ns_max > 0 && forest->journal.write_ns <= wait_ns_max &&
+           batch->size <= WRITE_HERE_SIZE_MAX && forest_reads_busy(forest) == 0;
+}
+
 static bool commit(struct forest *forest)
 {
     struct batch *batch = forest->preparing;
@@ -669,12 +686,19 @@ static bool commit(struct forest *forest)
     header->kind = JOURNAL_KIND_BATCH;
     header->flags = forest->preparing_low ? JOURNAL_FLAG_LOW : 0;
     assert(journal_has_room(&forest->journal, batch->size)); /* By the sizing of limits.h. */
-    journal_submit(&forest->journal, batch->buffer);
+    journal_append(&forest->journal, batch->buffer);
+    const bool here = may_write_here(forest, batch);
+    if (!here) {
+        journal_hand_over(&forest->journal);
+    }
     forest->committing = batch;
     forest->preparing = NULL;
     forest->stage = BATCH_STAGE_NONE;
     forest_execute(forest, batch, timestamp, batch->size, forest->preparing_low);
     forest->committing_version = forest_version_make(forest);
+    if (here) {
+        journal_write(&forest->journal);
+    }
     return true;
 }
 

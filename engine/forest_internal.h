@@ -227,6 +227,10 @@ uint64_t forest_beat_work_max(const struct geometry *geometry);
 /* forest_open.c */
 bool forest_open_tick(struct forest *forest);
 
+/* forest_read.c */
+/* Reads that wait for a reader or are with one. */
+uint32_t forest_reads_busy(struct forest *forest);
+
 /* forest_commit.c */
 bool forest_commit_tick(struct forest *forest);
 /* Bytes of work that idle ops would do. */

@@ -31,6 +31,14 @@ void forest_read_release(struct forest *forest, struct read_request *request)
     doorbell_ring(forest->doorbell);
 }
 
+uint32_t forest_reads_busy(struct forest *forest)
+{
+    mutex_lock(&forest->read_mutex);
+    const uint32_t count = forest->reads_busy;
+    mutex_unlock(&forest->read_mutex);
+    return count;
+}
+
 static void refuse(struct read_request *request, enum request_result result)
 {
     request->result = result;

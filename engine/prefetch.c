@@ -94,6 +94,7 @@ static void lookup_begin(const struct prefetch_slice *slice, struct lookup *look
         .grid = slice->prefetch->grid,
         .tree = tree,
         .spare = slice->spare,
+        .ticket = slice->ticket,
     };
 }
 
@@ -192,9 +193,11 @@ static enum status find_owners(struct prefetch_slice *slice, uint32_t index)
     return status;
 }
 
-static void slice_run(struct job *job)
+/* May be done twice: the second time finds what the first one found, and more. */
+static void slice_find(struct prefetch_slice *slice)
 {
-    struct prefetch_slice *slice = container_of(job, struct prefetch_slice, job);
+    slice->bad_address = 0;
+    slice->owner_unknown = false;
     slice->status = find_ids(slice);
     if (slice->status == STATUS_OK) {
         slice->status = find_objects(slice);
@@ -205,6 +208,12 @@ static void slice_run(struct job *job)
             slice->status = find_owners(slice, i);
         }
     }
+}
+
+static void slice_run(struct job *job)
+{
+    struct prefetch_slice *slice = container_of(job, struct prefetch_slice, job);
+    slice_find(slice);
     /* Pairs with prefetch_done. */
     struct doorbell *doorbell = slice->prefetch->doorbell;
     if (atomic_fetch_sub_explicit(&slice->prefetch->slices_left, 1, memory_order_acq_rel) == 1) {
@@ -319,6 +328,30 @@ static void add_slices(struct prefetch *prefetch, struct batch_group *group, uin
     }
 }
 
+/* Looks for what few keys need without waiting for anything; how many slices would have to wait.
+ * Their status is REVOKED. */
+static uint32_t find_here(struct prefetch *prefetch)
+{
+    uint32_t key_count = 0;
+    for (uint32_t i = 0; i < prefetch->slice_count; i++) {
+        key_count += prefetch->slices[i].entry_count;
+    }
+    uint32_t waiting_count = 0;
+    for (uint32_t i = 0; i < prefetch->slice_count; i++) {
+        struct prefetch_slice *slice = &prefetch->slices[i];
+        slice->status = STATUS_REVOKED;
+        if (key_count <= PREFETCH_HERE_KEYS_MAX) {
+            struct read_ticket ticket;
+            read_ticket_init_no_wait(&ticket);
+            slice->ticket = &ticket;
+            slice_find(slice);
+            slice->ticket = NULL;
+        }
+        waiting_count += slice->status == STATUS_REVOKED;
+    }
+    return waiting_count;
+}
+
 void prefetch_submit(struct prefetch *prefetch, struct batch *batch, const struct version *version)
 {
     assert(!prefetch->active);
@@ -342,10 +375,15 @@ void prefetch_submit(struct prefetch *prefetch, struct batch *batch, const struc
             add_slices(prefetch, group, PREFETCH_SLICE_MAX - prefetch->slice_count - groups_left);
         }
     }
-    atomic_store_explicit(&prefetch->slices_left, prefetch->slice_count, memory_order_relaxed);
-    for (uint32_t i = 0; i < prefetch->slice_count; i++) {
-        /* Before all reads: every writer waits for it. */
-        workers_submit_first(prefetch->readers, &prefetch->slices[i].job);
+    uint32_t left = find_here(prefetch);
+    atomic_store_explicit(&prefetch->slices_left, left, memory_order_relaxed);
+    for (uint32_t i = 0; left > 0; i++) {
+        assert(i < prefetch->slice_count);
+        if (prefetch->slices[i].status == STATUS_REVOKED) { /* Not yet a reader's: nobody writes. */
+            /* Before all reads: every writer waits for it. */
+            workers_submit_first(prefetch->readers, &prefetch->slices[i].job);
+            left -= 1;
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 /* Finds out, before a batch executes, all that execution will need to know: which of its ids exist,
  * the old objects of those that change, and who owns what it brings to unique indexes. The only I/O
  * of the write path; done by readers, in slices of sorted keys, on the version that the batch
- * before left.
+ * before left. What a few keys need and memory holds is looked up by the forest thread itself.
  *
  *   events --sort by id--> entries (one per id) --slices--> readers: id tree, then object tree
  *          --sort by value--> owner lists -----------------------> index trees
@@ -18,14 +18,21 @@
 #include "pool/doorbell.h"
 #include "pool/workers.h"
 
-enum { PREFETCH_SLICE_MAX = 16, PREFETCH_SLICE_KEYS_MIN = 256 };
+enum {
+    PREFETCH_SLICE_MAX = 16,
+    PREFETCH_SLICE_KEYS_MIN = 256,
+    /* Keys of a batch that are looked up in place, if all that it takes is in memory: some tens of
+     * microseconds, which is what handing them to a reader and back would take. */
+    PREFETCH_HERE_KEYS_MAX = 64,
+};
 
 struct prefetch_slice {
     struct job job; /* First member: run casts back. */
     struct prefetch *prefetch;
     const struct groove_version *groove;
-    struct owner_list *owners; /* of the slice's group */
-    uint32_t entry_first;      /* absolute index into batch.entries and the arrays below */
+    struct read_ticket *ticket; /* NULL: it may wait for blocks */
+    struct owner_list *owners;  /* of the slice's group */
+    uint32_t entry_first;       /* absolute index into batch.entries and the arrays below */
     uint32_t entry_count;
     uint32_t part, part_count; /* its share of each owner list: part of part_count */
     uint8_t *objects;          /* where this slice's old objects go */

@@ -967,7 +967,7 @@ static void check_journal(struct verify *verify)
     struct verify_report *report = verify->report;
     struct journal journal;
     journal_init(&journal, &verify->io, verify->geometry, verify->superblock.journal_seed,
-                 &verify->workers, &verify->doorbell);
+                 &verify->workers, &verify->doorbell, &clock_system);
     journal_recover_begin(&journal, checkpoint->journal_sequence, checkpoint->journal_offset,
                           &checkpoint->journal_parent);
     struct journal_position position = {checkpoint->commit, checkpoint->timestamp};

@@ -112,12 +112,19 @@ void listener_stop_accepting(struct listener *listener)
     atomic_store(&listener->accepting, false);
 }
 
+/* Who drains waits for this one: the server's thread has but one bell. */
+static struct doorbell *returned_bell(struct listener *listener)
+{
+    struct doorbell *doorbell = listener->options.doorbell;
+    return doorbell != NULL ? doorbell : &listener->returned;
+}
+
 bool listener_drain(struct listener *listener, uint32_t timeout_ms)
 {
     assert(!atomic_load(&listener->accepting));
     const uint64_t deadline_ns = clock_monotonic_ns(&clock_system) + timeout_ms * UINT64_C(1000000);
     for (;;) {
-        const uint64_t seen = doorbell_count(&listener->returned);
+        const uint64_t seen = doorbell_count(returned_bell(listener));
         if (atomic_load(&listener->given_count) == 0) {
             return true;
         }
@@ -125,8 +132,18 @@ bool listener_drain(struct listener *listener, uint32_t timeout_ms)
         if (now_ns >= deadline_ns) {
             return false;
         }
-        doorbell_wait(&listener->returned, seen, deadline_ns - now_ns);
+        if (listener->options.doorbell != NULL) {
+            listener_wait(listener, seen, deadline_ns - now_ns);
+        } else {
+            doorbell_wait(&listener->returned, seen, deadline_ns - now_ns);
+        }
     }
+}
+
+void listener_wait(struct listener *listener, uint64_t seen, uint64_t timeout_ns)
+{
+    assert(listener->options.doorbell != NULL);
+    listener->ops->wait(listener, seen, timeout_ns);
 }
 
 void listener_stop(struct listener *listener)
@@ -143,7 +160,7 @@ void listener_give_back(struct listener *listener)
     const uint64_t before = atomic_fetch_sub(&listener->given_count, 1);
     assert(before > 0);
     if (!atomic_load(&listener->accepting)) {
-        doorbell_ring(&listener->returned);
+        doorbell_ring(returned_bell(listener));
     }
 }
 

@@ -18,6 +18,7 @@
 #include <stdint.h>
 
 #include "ipc/protocol.h"
+#include "pool/doorbell.h"
 #include "pool/status.h"
 
 struct listener;
@@ -25,7 +26,7 @@ struct listener;
 /* Two listeners that speak the same bytes. Any nng REQ client is served by both. */
 enum listener_kind {
     LISTENER_NNG,    /* nng's REP socket, with our repairs */
-    LISTENER_NATIVE, /* our own, one thread over epoll */
+    LISTENER_NATIVE, /* our own, over epoll, on the thread of the server */
 };
 
 static inline const char *listener_kind_name(enum listener_kind kind)
@@ -45,6 +46,8 @@ struct listener_options {
     uint32_t send_timeout_ms;      /* 0: 500 */
     uint32_t receive_timeout_ms;   /* 0: 10000; for a greeting, and for a message that is too long
                                       for the receive buffer. nng has its own for the former */
+    struct doorbell *doorbell;     /* of the thread that calls listener_wait; NULL: nobody does, and
+                                      the native one gets a thread of its own */
 };
 
 /* One request on its way through the server. The server owns it from the call of the handler until
@@ -68,8 +71,8 @@ static inline const uint8_t *exchange_body(const struct exchange *exchange)
     return exchange->request + PROTOCOL_HEADER_SIZE;
 }
 
-/* On a listener's thread. Must only look and enqueue: while it runs nobody is served. It may
- * reply at once (BUSY). */
+/* On a listener's thread, or within listener_wait. Must only look and enqueue: while it runs nobody
+ * is served. It may reply at once (BUSY). */
 typedef void listener_handler(void *context, struct exchange *exchange);
 
 /* Binds the socket and serves. Whoever calls it already holds the lock of its data file, so a
@@ -94,12 +97,19 @@ uint64_t listener_memory_size(const struct listener_options *options);
  * exchange_count with nng. */
 uint32_t listener_exchange_count(const struct listener_options *options);
 
+/* The thread of options.doorbell, in place of doorbell_wait and as often as it turns: serves what
+ * has come, if that is not the work of the listener's own threads; and if there is nothing, sleeps
+ * until something comes, the doorbell's count is not `seen`, or `timeout_ns` has passed (0: does
+ * not sleep). One thread that receives, executes and answers is not waked for each, and a waking
+ * across processors takes as long as a small request does in all. */
+void listener_wait(struct listener *listener, uint64_t seen, uint64_t timeout_ns);
+
 /* Any thread, more than once. From now on requests are answered SHUTTING_DOWN without the handler;
  * those it already has go on. */
 void listener_stop_accepting(struct listener *listener);
 
-/* After listener_stop_accepting: waits until the server has answered all it was given and the
- * answers have left. False: `timeout_ms` passed first. */
+/* The thread of options.doorbell, after listener_stop_accepting: waits until the server has
+ * answered all it was given and the answers have left. False: `timeout_ms` passed first. */
 MUST_CHECK bool listener_drain(struct listener *listener, uint32_t timeout_ms);
 
 /* Closes every connection, removes the socket, joins the listener's threads, frees. Requires that

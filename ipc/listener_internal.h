@@ -13,6 +13,7 @@
 /* The calls of listener.h of the same names, which check what they are given before. */
 struct listener_ops {
     void (*stop)(struct listener *listener); /* not accepting any more */
+    void (*wait)(struct listener *listener, uint64_t seen, uint64_t timeout_ns);
     uint8_t *(*reply_buffer)(struct exchange *exchange, uint32_t size);
     void (*send)(struct exchange *exchange, uint32_t size);
     void (*drop)(struct exchange *exchange);
@@ -28,7 +29,8 @@ struct listener {
      * still taken; stopping says no and then looks at the count. One of the two sees the other. */
     _Atomic bool accepting;
     _Atomic uint64_t given_count; /* requests of the handler whose replies have not left */
-    struct doorbell returned;     /* rung when given_count falls while not accepting */
+    struct doorbell returned;     /* rung when given_count falls while not accepting, if the options
+                                     name no doorbell */
 
     _Atomic uint64_t connections;
     _Atomic uint64_t connections_total;

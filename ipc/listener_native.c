@@ -1,4 +1,5 @@
-/* The listener of our own: the same bytes as nng's (sp.h), by one thread over epoll.
+/* The listener of our own: the same bytes as nng's (sp.h), over epoll, by one thread: the server's,
+ * whenever that calls listener_wait, or one of its own.
  *
  *   socket ──► input ──► slot ──► handler ──► the server ──► exchange_send ──► socket
  *              (of a     (request and                        │  by the thread that answers, if
@@ -9,7 +10,7 @@
  *     (only long messages)   │  exchange_drop       ▲
  *                            └──────────────────────┘
  *
- * One thread, the loop, owns the epoll instance, the accepting and the receiving side of every
+ * That thread, the loop, owns the epoll instance, the accepting and the receiving side of every
  * connection; it alone opens and closes descriptors. What others touch is under two locks:
  *
  * - connection.mutex guards the descriptor's sending side: whether it is open, and the queue of
@@ -139,7 +140,7 @@ struct listener_native {
     struct listener base;
     pthread_t thread;
     int listen_fd, epoll_fd, wake_fd; /* -1: not open */
-    bool thread_started;
+    bool started;                     /* the socket is there and the loop may run */
     _Atomic bool stopping;
     struct socket_identity identity; /* of the socket at `path`, while listen_fd is open */
     char path[SOCKET_PATH_SIZE];
@@ -159,8 +160,8 @@ struct listener_native {
     struct connection *notices; /* connections that the loop must look at */
     uint64_t returned_count;    /* slots that came back so far */
     uint32_t free_count;
-    bool wanting; /* the loop sleeps, and waits for slots */
-    bool woken;   /* the loop has been told and has not looked yet */
+    bool asleep;  /* the loop is, or is about to be, and nobody has woken it */
+    bool wanting; /* it waits for slots, too */
     /* ... to here. */
 
     /* The loop's. */
@@ -231,16 +232,22 @@ static struct connection *list_pop(struct connection_list *list)
 /* ---- Accounts: with listener.mutex --------------------------------------------------------------
  */
 
-static void wake_locked(struct listener_native *listener)
+static void wake(struct listener_native *listener)
 {
-    if (listener->woken) {
-        return;
-    }
-    listener->woken = true;
     const uint64_t one = 1;
     const ssize_t written = write(listener->wake_fd, &one, sizeof one);
     assert(written == sizeof one); /* The counter is never near its end: it is read each time. */
     (void)written;
+}
+
+/* A loop that is awake looks at the accounts before it sleeps. */
+static void wake_locked(struct listener_native *listener)
+{
+    if (!listener->asleep) {
+        return;
+    }
+    listener->asleep = false;
+    wake(listener);
 }
 
 static void notice_locked(struct listener_native *listener, struct connection *connection)
@@ -935,7 +942,7 @@ static void event_take(struct listener_native *listener, const struct epoll_even
 static void notices_take(struct listener_native *listener)
 {
     mutex_lock(&listener->mutex);
-    listener->woken = false;
+    listener->asleep = false;
     listener->wanting = false;
     listener->waiting_stale |= listener->returned_seen != listener->returned_count;
     listener->returned_seen = listener->returned_count;
@@ -1015,54 +1022,86 @@ static void check(struct listener_native *listener, uint64_t now)
     }
 }
 
-/* How long the loop may sleep: not at all while there is something to do. */
-static int sleep_ms(struct listener_native *listener)
+/* The loop is about to sleep: whoever has something for it must wake it from here on. False: there
+ * is something already. */
+static bool fall_asleep(struct listener_native *listener)
 {
-    if (listener->ready.count > 0 || listener->waiting_stale ||
-        (listener->accept_ready && !listener->accept_paused)) {
+    mutex_lock(&listener->mutex);
+    const bool stale = listener->returned_seen != listener->returned_count;
+    listener->wanting = listener->waiting.count > 0;
+    listener->asleep = listener->notices == NULL && !(listener->wanting && stale);
+    const bool asleep = listener->asleep;
+    mutex_unlock(&listener->mutex);
+    return asleep;
+}
+
+/* How long the loop may sleep, at most `timeout_ms` (-1: for ever): not at all while there is
+ * something to do. */
+static int sleep_ms(struct listener_native *listener, int timeout_ms)
+{
+    if (timeout_ms == 0 || listener->ready.count > 0 || listener->waiting_stale ||
+        (listener->accept_ready && !listener->accept_paused) || !fall_asleep(listener)) {
         return 0;
     }
-    if (listener->waiting.count > 0) {
-        mutex_lock(&listener->mutex);
-        const bool stale = listener->returned_seen != listener->returned_count;
-        listener->wanting = !stale;
-        mutex_unlock(&listener->mutex);
-        if (stale) {
-            return 0;
-        }
-    }
     if (listener->timed_count == 0 && !listener->accept_paused) {
-        return -1;
+        return timeout_ms;
     }
     const uint64_t now = now_ns();
-    return now >= listener->check_next_ns ? 0
-                                          : (int)div_ceil(listener->check_next_ns - now, ns_per_ms);
+    const uint64_t check_ms =
+        now >= listener->check_next_ns ? 0 : div_ceil(listener->check_next_ns - now, ns_per_ms);
+    return timeout_ms < 0 ? (int)check_ms : (int)min_u64(check_ms, (uint64_t)timeout_ms);
+}
+
+/* One turn: sleeps until there is something to do, then does it. */
+static void loop_turn(struct listener_native *listener, uint64_t seen, int timeout_ms)
+{
+    struct doorbell *doorbell = listener->base.options.doorbell;
+    struct epoll_event events[EVENT_COUNT];
+    if (doorbell != NULL && timeout_ms != 0 && !doorbell_poll_begin(doorbell, seen)) {
+        timeout_ms = 0;
+    }
+    const int count =
+        epoll_wait(listener->epoll_fd, events, EVENT_COUNT, sleep_ms(listener, timeout_ms));
+    assert(count >= 0 || errno == EINTR);
+    if (doorbell != NULL) {
+        doorbell_poll_end(doorbell);
+    }
+    for (int i = 0; i < count; i++) {
+        event_take(listener, &events[i]);
+    }
+    notices_take(listener);
+    waiting_serve(listener);
+    ready_serve(listener);
+    accept_some(listener);
+    if (listener->timed_count > 0 || listener->accept_paused) {
+        const uint64_t now = now_ns();
+        if (now >= listener->check_next_ns) {
+            check(listener, now);
+        }
+    }
 }
 
 static void *loop_run(void *context)
 {
     struct listener_native *listener = context;
-    struct epoll_event events[EVENT_COUNT];
     (void)pthread_setname_np(pthread_self(), "holt-listen");
     memory_forbid_allocation();
     while (!atomic_load(&listener->stopping)) {
-        const int count = epoll_wait(listener->epoll_fd, events, EVENT_COUNT, sleep_ms(listener));
-        assert(count >= 0 || errno == EINTR);
-        for (int i = 0; i < count; i++) {
-            event_take(listener, &events[i]);
-        }
-        notices_take(listener);
-        waiting_serve(listener);
-        ready_serve(listener);
-        accept_some(listener);
-        if (listener->timed_count > 0 || listener->accept_paused) {
-            const uint64_t now = now_ns();
-            if (now >= listener->check_next_ns) {
-                check(listener, now);
-            }
-        }
+        loop_turn(listener, 0, -1);
     }
     return NULL;
+}
+
+static void native_wait(struct listener *base, uint64_t seen, uint64_t timeout_ns)
+{
+    struct listener_native *listener = native_of(base);
+    const uint64_t timeout_ms = div_ceil(timeout_ns, ns_per_ms);
+    loop_turn(listener, seen, (int)min_u64(timeout_ms, INT32_MAX));
+    /* What the server makes a batch of is all that has come and has slots, not a part of it. */
+    const uint32_t turn_count_max = listener->slot_count / TURN_REQUEST_COUNT;
+    for (uint32_t i = 0; i < turn_count_max && listener->ready.count > 0; i++) {
+        loop_turn(listener, seen, 0);
+    }
 }
 
 /* ---- Start and stop ----------------------------------------------------------------------------
@@ -1071,7 +1110,7 @@ static void *loop_run(void *context)
 /* Ends whatever was begun; the loop has not been started, or has ended here. */
 static void native_close(struct listener_native *listener)
 {
-    if (listener->thread_started) {
+    if (listener->started) {
         for (uint32_t i = 0; i < listener->connection_slots; i++) {
             if (listener->connections[i].open) {
                 connection_close(listener, &listener->connections[i]);
@@ -1109,11 +1148,14 @@ static void native_close(struct listener_native *listener)
 static void native_stop(struct listener *base)
 {
     struct listener_native *listener = native_of(base);
-    atomic_store(&listener->stopping, true);
-    mutex_lock(&listener->mutex);
-    wake_locked(listener);
-    mutex_unlock(&listener->mutex);
-    pthread_join(listener->thread, NULL);
+    struct doorbell *doorbell = base->options.doorbell;
+    if (doorbell != NULL) {
+        doorbell_set_poll_fd(doorbell, -1);
+    } else {
+        atomic_store(&listener->stopping, true);
+        wake(listener); /* Asleep or about to be: it looks once more. */
+        pthread_join(listener->thread, NULL);
+    }
     native_close(listener);
 }
 
@@ -1187,16 +1229,21 @@ static enum status loop_start(struct listener_native *listener, const char **rea
         return status;
     }
     if (epoll_ctl(listener->epoll_fd, EPOLL_CTL_ADD, listener->listen_fd, &accept) != 0 ||
-        pthread_create(&listener->thread, NULL, loop_run, listener) != 0) {
+        (options->doorbell == NULL &&
+         pthread_create(&listener->thread, NULL, loop_run, listener) != 0)) {
         *reason = "not enough memory or threads for the listener";
         return STATUS_NO_MEMORY;
     }
-    listener->thread_started = true;
+    if (options->doorbell != NULL) {
+        doorbell_set_poll_fd(options->doorbell, listener->wake_fd);
+    }
+    listener->started = true;
     return STATUS_OK;
 }
 
 static const struct listener_ops native_ops = {
     .stop = native_stop,
+    .wait = native_wait,
     .reply_buffer = native_reply_buffer,
     .send = native_send,
     .drop = native_drop,

@@ -491,8 +491,17 @@ static void nng_stop(struct listener *listener)
     listener_close(listener_nng_of(listener));
 }
 
+/* nng's threads serve. */
+static void nng_wait(struct listener *listener, uint64_t seen, uint64_t timeout_ns)
+{
+    if (timeout_ns > 0) {
+        doorbell_wait(listener->options.doorbell, seen, timeout_ns);
+    }
+}
+
 static const struct listener_ops nng_ops = {
     .stop = nng_stop,
+    .wait = nng_wait,
     .reply_buffer = reply_buffer,
     .send = reply_send,
     .drop = request_drop,

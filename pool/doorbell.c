@@ -3,6 +3,7 @@
 #include <assert.h>
 #include <stdbool.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "pool/clock.h"
 
@@ -10,7 +11,7 @@ enum { NS_PER_S = 1000000000 };
 
 void doorbell_init(struct doorbell *bell)
 {
-    *bell = (struct doorbell){.mutex = MUTEX_INITIALIZER(LOCK_RANK_DOORBELL)};
+    *bell = (struct doorbell){.mutex = MUTEX_INITIALIZER(LOCK_RANK_DOORBELL), .poll_fd = -1};
 
     pthread_condattr_t attributes;
     int error = pthread_condattr_init(&attributes);
@@ -33,11 +34,25 @@ void doorbell_deinit(struct doorbell *bell)
 
 void doorbell_ring(struct doorbell *bell)
 {
+    /* Sequentially consistent, as what the waiter does is: it sees this ring before it sleeps, or
+     * we see that it is about to. */
+    atomic_fetch_add(&bell->count, 1);
+    if (atomic_load(&bell->sleeper) == DOORBELL_AWAKE) {
+        return; /* It looks again before it sleeps: nearly every ring under load ends here. */
+    }
     mutex_lock(&bell->mutex);
-    /* Release: pairs with the acquire in doorbell_count, whose reader may not take the mutex. */
-    atomic_fetch_add_explicit(&bell->count, 1, memory_order_release);
-    pthread_cond_broadcast(&bell->rung);
+    const enum doorbell_sleeper sleeper = atomic_exchange(&bell->sleeper, DOORBELL_AWAKE);
+    if (sleeper == DOORBELL_POLLING) {
+        const uint64_t one = 1;
+        const ssize_t written = write(bell->poll_fd, &one, sizeof one);
+        assert(written ==
+               sizeof one); /* The counter is never near its end: it is read each time. */
+        (void)written;
+    }
     mutex_unlock(&bell->mutex);
+    if (sleeper == DOORBELL_WAITING) {
+        pthread_cond_signal(&bell->rung); /* Without the mutex, which the woken one takes. */
+    }
 }
 
 uint64_t doorbell_count(struct doorbell *bell)
@@ -59,13 +74,39 @@ void doorbell_wait(struct doorbell *bell, uint64_t seen, uint64_t timeout_ns)
     };
 
     mutex_lock(&bell->mutex);
-    bool waiting = true;
-    while (waiting && doorbell_count(bell) == seen) {
+    assert(atomic_load(&bell->sleeper) == DOORBELL_AWAKE); /* One waits. */
+    atomic_store(&bell->sleeper, DOORBELL_WAITING);
+    bool in_time = true;
+    while (in_time && atomic_load(&bell->count) == seen) {
         if (forever) {
             mutex_wait(&bell->mutex, &bell->rung);
         } else {
-            waiting = mutex_wait_until(&bell->mutex, &bell->rung, &deadline);
+            in_time = mutex_wait_until(&bell->mutex, &bell->rung, &deadline);
         }
     }
+    atomic_store(&bell->sleeper, DOORBELL_AWAKE);
     mutex_unlock(&bell->mutex);
+}
+
+void doorbell_set_poll_fd(struct doorbell *bell, int fd)
+{
+    mutex_lock(&bell->mutex);
+    assert(atomic_load(&bell->sleeper) == DOORBELL_AWAKE);
+    bell->poll_fd = fd;
+    mutex_unlock(&bell->mutex);
+}
+
+bool doorbell_poll_begin(struct doorbell *bell, uint64_t seen)
+{
+    assert(seen <= doorbell_count(bell));
+    assert(bell->poll_fd >= 0);
+    assert(atomic_load(&bell->sleeper) == DOORBELL_AWAKE);
+
+    atomic_store(&bell->sleeper, DOORBELL_POLLING);
+    return atomic_load(&bell->count) == seen;
+}
+
+void doorbell_poll_end(struct doorbell *bell)
+{
+    atomic_store(&bell->sleeper, DOORBELL_AWAKE);
 }

@@ -32,6 +32,7 @@ enum {
 static const uint64_t heartbeat_ns = 1000ull * 1000 * 1000;
 static const uint64_t signal_repeat_ns = 1000ull * 1000 * 1000;
 static const uint64_t silence_ns = 100ull * 1000 * 1000; /* ten times a slow disk's sync */
+static const uint64_t journal_wait_ns_max = 500ull * 1000;
 static const uint64_t ns_per_ms = 1000ull * 1000;
 
 struct daemon {
@@ -97,12 +98,13 @@ static struct forest_options options_for(struct daemon *daemon)
         .readers = &daemon->readers,
         .cache_size = daemon->config->cache_size,
         .read_slot_count = daemon->config->read_slot_count,
+        .journal_wait_ns_max = journal_wait_ns_max,
         .read_budget_size = daemon->config->read_budget_size,
         .on_committed = dispatch_committed,
     };
 }
 
-static struct listener_options listener_options_for(const struct daemon *daemon)
+static struct listener_options listener_options_for(struct daemon *daemon)
 {
     const struct config *config = daemon->config;
     return (struct listener_options){
@@ -113,6 +115,7 @@ static struct listener_options listener_options_for(const struct daemon *daemon)
         .exchange_count = config->exchange_count,
         .connection_count_max = config->connection_count_max,
         .send_timeout_ms = config->send_timeout_ms,
+        .doorbell = &daemon->doorbell,
     };
 }
 
@@ -374,26 +377,28 @@ static bool use_silence(struct daemon *daemon)
     return !forest_is_idle(daemon->forest);
 }
 
-/* Silence begins when nothing was asked for a while, and lasts until something is: a client that
- * asks one thing at a time leaves gaps that are not idleness. */
+/* Silence begins when nothing was done for a while, and lasts until something is asked: a client
+ * that asks one thing at a time leaves gaps that are not idleness. */
 static void serve(struct daemon *daemon)
 {
+    uint64_t active_ns = clock_monotonic_ns(&clock_system);
     bool silent = false;
     while (!stop_wanted(daemon)) {
         const uint64_t seen = doorbell_count(&daemon->doorbell);
         const uint64_t taken_total = daemon->dispatch.taken_total;
-        const bool any = turn(daemon);
+        bool any = turn(daemon);
         if (daemon->dispatch.taken_total != taken_total) {
             silent = false;
         }
-        if (any || (silent && forest_is_idle(daemon->forest) && use_silence(daemon)) ||
-            stop_wanted(daemon)) {
+        any |= silent && forest_is_idle(daemon->forest) && use_silence(daemon);
+        const uint64_t now_ns = clock_monotonic_ns(&clock_system);
+        if (any) {
+            active_ns = now_ns;
+        } else if (!silent && forest_is_idle(daemon->forest) && now_ns - active_ns >= silence_ns) {
+            silent = true;
             continue;
         }
-        doorbell_wait(&daemon->doorbell, seen, silent ? heartbeat_ns : silence_ns);
-        if (doorbell_count(&daemon->doorbell) == seen && forest_is_idle(daemon->forest)) {
-            silent = true;
-        }
+        listener_wait(daemon->listener, seen, any ? 0 : silent ? heartbeat_ns : silence_ns);
     }
 }
 
@@ -402,13 +407,11 @@ static void finish(struct daemon *daemon)
 {
     for (;;) {
         const uint64_t seen = doorbell_count(&daemon->doorbell);
-        if (turn(daemon)) {
-            continue;
-        }
-        if (dispatch_is_idle(&daemon->dispatch) && forest_is_idle(daemon->forest)) {
+        const bool any = turn(daemon);
+        if (!any && dispatch_is_idle(&daemon->dispatch) && forest_is_idle(daemon->forest)) {
             return;
         }
-        doorbell_wait(&daemon->doorbell, seen, heartbeat_ns);
+        listener_wait(daemon->listener, seen, any ? 0 : heartbeat_ns);
     }
 }
 

@@ -52,6 +52,11 @@ void filter_add(uint8_t *filter, uint32_t size, uint64_t hash)
     memcpy(bytes, &bucket, BUCKET_SIZE);
 }
 
+void filter_touch(const uint8_t *filter, uint32_t size, uint64_t hash)
+{
+    __builtin_prefetch(filter + bucket_offset(size, hash));
+}
+
 bool filter_may_contain(const uint8_t *filter, uint32_t size, uint64_t hash)
 {
     const uint8_t *const bytes = filter + bucket_offset(size, hash);

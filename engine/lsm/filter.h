@@ -11,4 +11,6 @@
 uint64_t filter_hash(const uint8_t *key, uint32_t size);
 /* `filter` is `size` bytes, a multiple of 32, zeroed before the first add. */
 void filter_add(uint8_t *filter, uint32_t size, uint64_t hash);
+/* Has the processor fetch what filter_may_contain will look at. */
+void filter_touch(const uint8_t *filter, uint32_t size, uint64_t hash);
 bool filter_may_contain(const uint8_t *filter, uint32_t size, uint64_t hash);

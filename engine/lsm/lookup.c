@@ -15,6 +15,9 @@ enum { UNRESOLVED = 0xFF };
  * filter, once in the processor's cache, answers for many. */
 enum { CHUNK_KEYS = 4096 };
 
+/* Keys between asking memory for a filter's bucket and looking at it. */
+enum { TOUCH_DISTANCE = 8 };
+
 /* The keys not yet resolved are among [first, end). */
 struct walk {
     struct lookup *lookup;
@@ -70,6 +73,9 @@ static void walk_run(struct walk *walk, const struct run *run)
     }
     uint64_t position = 0;
     for (uint32_t i = walk->first; i < walk->end; i++) {
+        if (walk->hashes != NULL && i + TOUCH_DISTANCE < walk->end) {
+            run_touch(run, walk->hashes[i + TOUCH_DISTANCE - walk->chunk_first]);
+        }
         if (lookup->outcomes[i] != UNRESOLVED) {
             continue;
         }

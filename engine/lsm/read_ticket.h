@@ -1,8 +1,8 @@
 /* What a reader may still do with the version it reads, and how much work it may still spend.
  *
- *   INSIDE  ──leave──►  OUTSIDE  ──enter──►  INSIDE      the reader, around every block it waits
- * for INSIDE  ──revoke──► ASKED                            it gives up when it looks next OUTSIDE
- * ──revoke──► TAKEN                            at once: what it read from is gone
+ *   INSIDE ───leave───► OUTSIDE ──enter──► INSIDE   the reader, around every block it waits for
+ *   INSIDE ───revoke──► ASKED                      it gives up when it looks next
+ *   OUTSIDE ──revoke──► TAKEN                      at once: what it read from is gone
  *
  * Why two ways: the writer must not wait for a reader that waits for a disk. While a reader is
  * outside it touches nothing of its version, so the version can be taken from under it; while it is
@@ -37,6 +37,7 @@ struct read_ticket {
     uint64_t work_size;     /* bytes looked through so far; the reader's, as the next two */
     uint64_t work_size_max; /* 0: no limit */
     uint64_t slice_size;    /* bytes since it last asked whether somebody waits */
+    bool may_not_wait;      /* it gives up instead */
 };
 
 static inline void read_ticket_init(struct read_ticket *ticket, uint64_t work_size_max)
@@ -45,6 +46,14 @@ static inline void read_ticket_init(struct read_ticket *ticket, uint64_t work_si
     ticket->work_size = 0;
     ticket->work_size_max = work_size_max;
     ticket->slice_size = 0;
+    ticket->may_not_wait = false;
+}
+
+/* For the thread that must not wait: whoever reads with it is answered from memory, or gives up. */
+static inline void read_ticket_init_no_wait(struct read_ticket *ticket)
+{
+    read_ticket_init(ticket, 0);
+    ticket->may_not_wait = true;
 }
 
 /* Time to ask. Never without a ticket. */
@@ -81,10 +90,12 @@ MUST_CHECK static inline enum status read_ticket_spend(struct read_ticket *ticke
                                                                                   : STATUS_OK;
 }
 
-/* The reader, inside, before it waits. False: it was asked to give up, and is still inside. */
+/* The reader, inside, before it waits. False: it was asked to give up, or may not wait, and is
+ * still inside. */
 MUST_CHECK static inline bool read_ticket_leave(struct read_ticket *ticket)
 {
-    return ticket == NULL || read_ticket_change(ticket, READ_TICKET_INSIDE, READ_TICKET_OUTSIDE);
+    return ticket == NULL || (!ticket->may_not_wait &&
+                              read_ticket_change(ticket, READ_TICKET_INSIDE, READ_TICKET_OUTSIDE));
 }
 
 /* The reader, outside. False: the version was taken, not a byte of it may be looked at. */

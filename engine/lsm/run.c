@@ -183,6 +183,13 @@ bool run_may_contain(const struct run *run, uint64_t hash)
            filter_may_contain(run->filters[filter_index(run, hash)], RUN_SEGMENT_SIZE, hash);
 }
 
+void run_touch(const struct run *run, uint64_t hash)
+{
+    if (run->filter_count > 0) {
+        filter_touch(run->filters[filter_index(run, hash)], RUN_SEGMENT_SIZE, hash);
+    }
+}
+
 static void build_filters(struct run_arena *arena, struct run *run, const struct tree_shape *shape)
 {
     const uint64_t count = div_ceil(run->value_count, RUN_FILTER_VALUES);

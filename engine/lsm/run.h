@@ -103,6 +103,8 @@ static inline const uint8_t *run_value(const struct run *run, uint64_t index)
 
 /* Whether the run may hold the key with this filter_hash. */
 bool run_may_contain(const struct run *run, uint64_t hash);
+/* That will be asked soon: memory is slower than asking. */
+void run_touch(const struct run *run, uint64_t hash);
 
 /* Values in memory from `index` on, to the end of its segment. index < value_count. */
 const uint8_t *run_span(const struct run *run, uint64_t index, uint32_t *count);

@@ -538,16 +538,19 @@ static enum status repin(struct table_reader *reader, const struct block_referen
     if (status != STATUS_OK) {
         return status;
     }
-    if (!read_ticket_leave(reader->ticket)) {
-        return STATUS_REVOKED;
+    const bool found = grid_find_block(reader->grid, reference, type, pin, &status);
+    if (!found) {
+        if (!read_ticket_leave(reader->ticket)) {
+            return STATUS_REVOKED;
+        }
+        uint8_t *spare = reader->spare + (size_t)spare_index * block_size;
+        status = grid_get_block(reader->grid, reference, type, spare, pin);
     }
-    uint8_t *spare = reader->spare + (size_t)spare_index * block_size;
-    status = grid_get_block(reader->grid, reference, type, spare, pin);
     *open = status == STATUS_OK;
     if (status == STATUS_CORRUPT) {
         reader->bad_address = reference->address;
     }
-    if (!read_ticket_enter(reader->ticket)) {
+    if (!found && !read_ticket_enter(reader->ticket)) {
         unpin(reader, pin, open);
         return STATUS_REVOKED;
     }

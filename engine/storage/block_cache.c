@@ -223,6 +223,34 @@ static bool data_is_intact(const struct block_cache *cache, const uint8_t *data,
     return checksum_equal(&checksum, &reference->checksum);
 }
 
+/* With the shard's lock. */
+static void shard_pin(struct block_cache_shard *shard, struct block_cache_slot *slot)
+{
+    slot->pin_count += 1;
+    slot->referenced = true;
+    shard->hit_count += 1;
+}
+
+bool block_cache_find(struct block_cache *cache, const struct block_reference *reference,
+                      struct block_pin *pin)
+{
+    assert(reference->address >= 1);
+    *pin = (struct block_pin){0};
+    struct block_cache_shard *shard = shard_of(cache, reference);
+    mutex_lock(&shard->mutex);
+    struct block_cache_slot *slot = shard_find(shard, reference);
+    const bool found = slot != NULL && slot->state != SLOT_FILLING;
+    if (found) {
+        shard_pin(shard, slot);
+    }
+    mutex_unlock(&shard->mutex);
+    if (found) {
+        *pin = (struct block_pin){.data = slot_data(cache, shard, slot), .slot = slot};
+        assert(!VERIFY || data_is_intact(cache, pin->data, reference));
+    }
+    return found;
+}
+
 enum block_cache_outcome block_cache_get(struct block_cache *cache,
                                          const struct block_reference *reference,
                                          struct block_pin *pin, uint8_t **buffer)
@@ -241,9 +269,7 @@ enum block_cache_outcome block_cache_get(struct block_cache *cache,
 
     enum block_cache_outcome outcome = BLOCK_CACHE_FULL;
     if (slot != NULL) {
-        slot->pin_count += 1;
-        slot->referenced = true;
-        shard->hit_count += 1;
+        shard_pin(shard, slot);
         outcome = BLOCK_CACHE_HIT;
     } else {
         shard->miss_count += 1;

@@ -6,6 +6,7 @@
  * either finds, or reserves a slot that the caller fills (others asking for it meanwhile wait). */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "engine/storage/block.h"
@@ -56,6 +57,9 @@ enum block_cache_outcome {
 enum block_cache_outcome block_cache_get(struct block_cache *cache,
                                          const struct block_reference *reference,
                                          struct block_pin *pin, uint8_t **buffer);
+/* Any thread. Pins the block if it is there, and never waits. False: it is not, or not yet. */
+bool block_cache_find(struct block_cache *cache, const struct block_reference *reference,
+                      struct block_pin *pin);
 void block_cache_filled(struct block_cache *cache, struct block_pin *pin);
 void block_cache_abandon(struct block_cache *cache, struct block_pin *pin);
 void block_cache_put(struct block_cache *cache, struct block_pin *pin);

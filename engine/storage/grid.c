@@ -324,6 +324,28 @@ enum status grid_read_block(struct grid *grid, const struct block_reference *ref
     return status;
 }
 
+/* The parent may be wrong about its child. */
+static enum status check_type(struct grid *grid, enum block_type type, struct block_pin *pin)
+{
+    if (block_header_const(pin->data)->type == type) {
+        return STATUS_OK;
+    }
+    block_cache_put(&grid->cache, pin);
+    return STATUS_CORRUPT;
+}
+
+bool grid_find_block(struct grid *grid, const struct block_reference *reference,
+                     enum block_type type, struct block_pin *pin, enum status *status)
+{
+    *pin = (struct block_pin){0};
+    if (!range_is_usable(grid, reference->address, 1) ||
+        !block_cache_find(&grid->cache, reference, pin)) {
+        return false;
+    }
+    *status = check_type(grid, type, pin);
+    return true;
+}
+
 enum status grid_get_block(struct grid *grid, const struct block_reference *reference,
                            enum block_type type, uint8_t *spare, struct block_pin *pin)
 {
@@ -337,11 +359,7 @@ enum status grid_get_block(struct grid *grid, const struct block_reference *refe
     uint8_t *buffer = NULL;
     switch (block_cache_get(&grid->cache, reference, pin, &buffer)) {
     case BLOCK_CACHE_HIT:
-        if (block_header_const(pin->data)->type !=
-            type) { /* The parent is wrong about its child. */
-            block_cache_put(&grid->cache, pin);
-            status = STATUS_CORRUPT;
-        }
+        status = check_type(grid, type, pin);
         break;
     case BLOCK_CACHE_MISS:
         status = grid_read_block(grid, reference, type, buffer);

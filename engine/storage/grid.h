@@ -96,4 +96,8 @@ MUST_CHECK enum status grid_read_block(struct grid *grid, const struct block_ref
  * NULL. */
 MUST_CHECK enum status grid_get_block(struct grid *grid, const struct block_reference *reference,
                                       enum block_type type, uint8_t *spare, struct block_pin *pin);
+/* Any thread, never waits: the block if it is in the cache. False: it is not. *status is OK, or
+ * CORRUPT with an empty pin. */
+MUST_CHECK bool grid_find_block(struct grid *grid, const struct block_reference *reference,
+                                enum block_type type, struct block_pin *pin, enum status *status);
 void grid_put_block(struct grid *grid, struct block_pin *pin);

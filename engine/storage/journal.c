@@ -93,7 +93,8 @@ enum status journal_format(struct io *io, const struct geometry *geometry,
 }
 
 void journal_init(struct journal *journal, struct io *io, const struct geometry *geometry,
-                  uint64_t seed, struct workers *workers, struct doorbell *doorbell)
+                  uint64_t seed, struct workers *workers, struct doorbell *doorbell,
+                  const struct clock *clock)
 {
     assert(workers->thread_count <= 1); /* Two could finish out of order. */
 
@@ -101,6 +102,7 @@ void journal_init(struct journal *journal, struct io *io, const struct geometry 
         .io = io,
         .workers = workers,
         .doorbell = doorbell,
+        .clock = clock,
         .zone_offset = journal_zone_offset(geometry),
         .zone_size = geometry->journal_size,
         .seed = seed,
@@ -345,18 +347,25 @@ bool journal_has_room(const struct journal *journal, uint64_t size)
     return journal->head + padded <= journal->tail; /* head == tail: full */
 }
 
-/* On the journal thread; or on the forest thread, when the team has no thread. */
-static void write_run(struct job *job)
+static void write_durably(struct journal *journal)
 {
-    struct journal *journal = container_of(job, struct journal, job);
-    struct doorbell *doorbell = journal->doorbell;
-
+    const uint64_t begin_ns = clock_monotonic_ns(journal->clock);
     enum status status =
         io_write(journal->io, journal->write_offset, journal->write_buffer, journal->write_size);
     if (status == STATUS_OK) {
         status = io_sync(journal->io);
     }
     journal->write_status = status;
+    const uint64_t took_ns = clock_monotonic_ns(journal->clock) - begin_ns;
+    journal->write_ns = journal->write_ns - journal->write_ns / 8 + took_ns / 8;
+}
+
+/* On the journal thread; or on the forest thread, when the team has no thread. */
+static void write_run(struct job *job)
+{
+    struct journal *journal = container_of(job, struct journal, job);
+    struct doorbell *doorbell = journal->doorbell;
+    write_durably(journal);
     /* Pairs with the acquire in write_is_done. From here on the journal is not ours to touch. */
     atomic_store_explicit(&journal->write_done, true, memory_order_release);
     doorbell_ring(doorbell);
@@ -367,7 +376,7 @@ static bool write_is_done(struct journal *journal)
     return atomic_load_explicit(&journal->write_done, memory_order_acquire);
 }
 
-void journal_submit(struct journal *journal, void *buffer)
+void journal_append(struct journal *journal, void *buffer)
 {
     struct journal_header *header = buffer;
     assert(!journal->writing);
@@ -397,9 +406,20 @@ void journal_submit(struct journal *journal, void *buffer)
     journal->writing = true;
     atomic_store_explicit(&journal->write_done, false, memory_order_relaxed);
     advance(journal, header);
+}
 
+void journal_hand_over(struct journal *journal)
+{
+    assert(journal->writing && !write_is_done(journal));
     journal->job = (struct job){.run = write_run};
     workers_submit(journal->workers, &journal->job);
+}
+
+void journal_write(struct journal *journal)
+{
+    assert(journal->writing && !write_is_done(journal));
+    write_durably(journal);
+    atomic_store_explicit(&journal->write_done, true, memory_order_relaxed); /* Our own news. */
 }
 
 bool journal_reap(struct journal *journal, enum status *status)

@@ -35,6 +35,7 @@
 #include "engine/storage/checksum.h"
 #include "engine/storage/io.h"
 #include "engine/storage/limits.h"
+#include "pool/clock.h"
 #include "pool/doorbell.h"
 #include "pool/job_queue.h"
 #include "pool/status.h"
@@ -71,6 +72,7 @@ struct journal {
     struct io *io;
     struct workers *workers;   /* one thread, or none (then the waiter runs the write) */
     struct doorbell *doorbell; /* rung when a write is durable */
+    const struct clock *clock;
     uint64_t zone_offset;
     uint64_t zone_size;
     uint64_t seed;
@@ -91,6 +93,7 @@ struct journal {
     bool writing;             /* forest thread's view: submitted and not yet reaped */
     _Atomic bool write_done;  /* set by the worker (release) */
     enum status write_status; /* valid once write_done */
+    uint64_t write_ns;        /* that a write takes: a mean in which the last ones count most */
     uint64_t written_bytes;   /* since open, for stat */
     uint64_t written_count;
 
@@ -107,7 +110,8 @@ journal_format(struct io *io, const struct geometry *geometry,
                void (*progress)(uint64_t done, uint64_t total, void *context), void *context);
 
 void journal_init(struct journal *journal, struct io *io, const struct geometry *geometry,
-                  uint64_t seed, struct workers *workers, struct doorbell *doorbell);
+                  uint64_t seed, struct workers *workers, struct doorbell *doorbell,
+                  const struct clock *clock);
 
 /* Where recovery starts: the entry `sequence` at `offset` whose parent is `parent`. The tail. */
 void journal_recover_begin(struct journal *journal, uint64_t sequence, uint64_t offset,
@@ -130,9 +134,18 @@ MUST_CHECK enum status journal_recover_next(struct journal *journal, void *buffe
 
 /* Forest thread. Completes header.{checksums, parent, sequence, offset} of the entry in `buffer`
  * (size, commit, timestamp, request_count, kind, flags and body set by the caller; buffer aligned,
- * with room for the padding, lent until journal_reap says it is durable) and hands it to the
- * journal thread. Requires: no write in flight, and room (journal_has_room). */
-void journal_submit(struct journal *journal, void *buffer);
+ * with room for the padding, lent until journal_reap says it is durable). It is in flight from here
+ * on; journal_hand_over or journal_write must follow. Requires: no write in flight, and room
+ * (journal_has_room). */
+void journal_append(struct journal *journal, void *buffer);
+
+/* Forest thread. The journal thread writes what was appended, beside whatever is done meanwhile. */
+void journal_hand_over(struct journal *journal);
+
+/* Forest thread. Writes what was appended, and blocks for as long: two changes of thread less,
+ * which for a disk that is quick (write_ns) and a caller with nothing else to do is a third of
+ * what a small write takes. */
+void journal_write(struct journal *journal);
 
 /* Whether an entry of `size` bytes fits before the tail. By the sizing of limits.h it always does
  * in live operation; the caller asserts. */

@@ -395,6 +395,46 @@ Test(prefetch, a_batch_without_events_is_done_at_once)
     team_down();
 }
 
+/* What a reader found before is in the cache: then nobody is asked. */
+Test(prefetch, what_few_keys_need_is_found_in_memory_without_a_reader)
+{
+    team_up(0);
+    uint32_t asked = 0;
+    for (int i = 0; i < 60; i++) {
+        random_batch(2, 20, i % 2 == 0 ? KEY_COUNT : 300);
+        grid_restart();
+        uint64_t bad_address;
+        cr_assert(eq(int, run(&bad_address), STATUS_OK)); /* Partly here, partly by a reader. */
+        cr_assert(eq(u32, check_entries(), 0));
+
+        enum status status;
+        prefetch_submit(&prefetch, &batch, fixture.forest->versions.newest);
+        const bool here = atomic_load(&prefetch.slices_left) == 0;
+        cr_assert(eq(int, here, batch.event_count <= PREFETCH_HERE_KEYS_MAX));
+        while (!prefetch_done(&prefetch, &status, &bad_address)) {
+            cr_assert(workers_run_one(&readers));
+            asked += 1;
+        }
+        cr_assert(eq(int, status, STATUS_OK));
+        cr_assert(eq(u32, check_entries(), 0));
+    }
+    cr_assert(eq(u32, asked, 0));
+
+    random_batch(4, 200, KEY_COUNT); /* More than a few. */
+    while (batch.event_count <= 2 * PREFETCH_HERE_KEYS_MAX) {
+        random_batch(4, 200, KEY_COUNT);
+    }
+    prefetch_submit(&prefetch, &batch, fixture.forest->versions.newest);
+    cr_assert(gt(u32, atomic_load(&prefetch.slices_left), 0));
+    uint64_t bad_address;
+    enum status status;
+    while (!prefetch_done(&prefetch, &status, &bad_address)) {
+        cr_assert(workers_run_one(&readers));
+    }
+    cr_assert(eq(u32, check_entries(), 0));
+    team_down();
+}
+
 /* ---- Damage ------------------------------------------------------------------------------------
  */
 

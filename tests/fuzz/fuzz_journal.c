@@ -111,7 +111,7 @@ static enum status recover(const struct found *start, struct found *found, uint3
                            enum journal_recovery *outcome, uint64_t *bad_offset)
 {
     *found_count = 0;
-    journal_init(&journal, &sim.io, &geometry, secret, &worker, &doorbell);
+    journal_init(&journal, &sim.io, &geometry, secret, &worker, &doorbell, &clock_system);
     journal_recover_begin(&journal, start->sequence, start->offset, &start->checksum);
     for (;;) {
         const enum status status = journal_recover_next(&journal, buffer, outcome, bad_offset);
@@ -165,7 +165,8 @@ static void append(const struct found *start, struct found *found, uint32_t foun
     memset(buffer, 0xa5, size);
     *header = (struct journal_header){
         .size = size, .commit = 1, .timestamp = 1, .request_count = 1, .kind = JOURNAL_KIND_BATCH};
-    journal_submit(&journal, buffer);
+    journal_append(&journal, buffer);
+    journal_hand_over(&journal);
     journal_wait(&journal);
     const bool reaped = journal_reap(&journal, &status);
     assert(reaped && status == STATUS_OK);

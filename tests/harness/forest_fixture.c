@@ -127,6 +127,7 @@ bool fixture_try_open(struct forest_fixture *fixture, uint32_t worker_count, boo
         .cache_size = fixture->cache_size,
         .read_slot_count = READ_SLOTS,
         .read_budget_size = fixture->read_budget_size,
+        .journal_wait_ns_max = fixture->journal_wait_ns_max,
         .on_committed = on_committed,
     };
     fixture->checkpoint_op_seen = 0;
@@ -168,7 +169,7 @@ bool fixture_try_reopen(struct forest_fixture *fixture)
     assert(status == STATUS_OK);
     /* The journal's secret was read anew. */
     journal_init(&forest->journal, fixture->io, &forest->geometry, forest->superblock.journal_seed,
-                 &fixture->journal_worker, &fixture->doorbell);
+                 &fixture->journal_worker, &fixture->doorbell, forest->options.clock);
     fixture->checkpoint_op_seen = 0;
     open_and_wait(fixture);
     return fixture->open_status == STATUS_OK;

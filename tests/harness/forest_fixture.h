@@ -34,7 +34,8 @@ struct forest_fixture {
     uint64_t now_ns;
     struct forest *forest;
     uint32_t groove_id;
-    uint64_t read_budget_size;             /* for the next open */
+    uint64_t read_budget_size;             /* for the next open; likewise: */
+    uint64_t journal_wait_ns_max;          /* the forest thread writes small entries itself */
     bool atomic;                           /* so are writes that are submitted from now on */
     const struct request_session *session; /* whose what is submitted is; NULL: nobody's */
 

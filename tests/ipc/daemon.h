@@ -33,8 +33,10 @@
 
 #define UNUSED_OK __attribute__((unused))
 
-/* Which listener daemons have: of each test, one runs with nng's and one with our own. */
+/* Which listener daemons have: of each test, one runs with nng's, one with our own on a thread of
+ * its own, and one with our own turned by the thread that answers, as the real daemon's is. */
 static enum listener_kind daemon_kind;
+static bool daemon_turned;
 
 #define TEST_BOTH(suite, name, ...)                                                                \
     static void suite##_##name(void);                                                              \
@@ -46,6 +48,12 @@ static enum listener_kind daemon_kind;
     Test(suite##_native, name, ##__VA_ARGS__)                                                      \
     {                                                                                              \
         daemon_kind = LISTENER_NATIVE;                                                             \
+        suite##_##name();                                                                          \
+    }                                                                                              \
+    Test(suite##_turned, name, ##__VA_ARGS__)                                                      \
+    {                                                                                              \
+        daemon_kind = LISTENER_NATIVE;                                                             \
+        daemon_turned = true;                                                                      \
         suite##_##name();                                                                          \
     }                                                                                              \
     static void suite##_##name(void)
@@ -66,6 +74,11 @@ struct daemon {
     bool stopping;
     uint32_t last_uid;
     _Atomic uint64_t handled_count; /* requests that the handler was given */
+
+    /* Of one that is turned. */
+    struct doorbell doorbell;
+    pthread_mutex_t turning; /* held by whoever is the listener's thread for now */
+    _Atomic bool turning_wanted;
 };
 
 /* Waits up to ten seconds for a condition that another thread or the kernel brings about. */
@@ -158,29 +171,95 @@ static void daemon_serve(struct daemon *daemon, struct exchange *exchange)
     }
 }
 
+/* With the mutex. Serves all that is queued. */
+static void daemon_serve_all(struct daemon *daemon)
+{
+    while (daemon->head != NULL) {
+        struct exchange *exchange = daemon->head;
+        daemon->head = exchange->next;
+        if (daemon->head == NULL) {
+            daemon->tail = &daemon->head;
+        }
+        pthread_mutex_unlock(&daemon->mutex);
+        daemon_serve(daemon, exchange);
+        pthread_mutex_lock(&daemon->mutex);
+    }
+}
+
 static void *daemon_run(void *context)
 {
     struct daemon *daemon = context;
     pthread_mutex_lock(&daemon->mutex);
-    for (;;) {
-        struct exchange *exchange = daemon->head;
-        if (exchange != NULL) {
-            daemon->head = exchange->next;
-            if (daemon->head == NULL) {
-                daemon->tail = &daemon->head;
-            }
-            pthread_mutex_unlock(&daemon->mutex);
-            daemon_serve(daemon, exchange);
-            pthread_mutex_lock(&daemon->mutex);
-            continue;
-        }
-        if (daemon->stopping) {
-            break;
-        }
+    for (daemon_serve_all(daemon); !daemon->stopping; daemon_serve_all(daemon)) {
         pthread_cond_wait(&daemon->changed, &daemon->mutex);
     }
     pthread_mutex_unlock(&daemon->mutex);
     return NULL;
+}
+
+/* The loop of a server that turns its listener. */
+static void *daemon_turn(void *context)
+{
+    enum { SLEEP_NS = 20 * 1000 * 1000 };
+    struct daemon *daemon = context;
+    for (bool stopping = false; !stopping;) {
+        pthread_mutex_lock(&daemon->turning);
+        const uint64_t seen = doorbell_count(&daemon->doorbell);
+        pthread_mutex_lock(&daemon->mutex);
+        const bool any = daemon->head != NULL;
+        daemon_serve_all(daemon);
+        stopping = daemon->stopping;
+        pthread_mutex_unlock(&daemon->mutex);
+        listener_wait(daemon->listener, seen, any || stopping ? 0 : SLEEP_NS);
+        pthread_mutex_unlock(&daemon->turning);
+        while (daemon->turning_wanted) {
+            poll(NULL, 0, 1);
+        }
+    }
+    return NULL;
+}
+
+/* From here to daemon_turn_end the caller is the thread that turns the listener. */
+static void daemon_turn_begin(struct daemon *daemon)
+{
+    daemon->turning_wanted = true;
+    doorbell_ring(&daemon->doorbell);
+    pthread_mutex_lock(&daemon->turning);
+}
+
+static void daemon_turn_end(struct daemon *daemon)
+{
+    pthread_mutex_unlock(&daemon->turning);
+    daemon->turning_wanted = false;
+}
+
+/* The server answers while it drains, so this goes on in turns. */
+UNUSED_OK static bool daemon_drain(struct daemon *daemon, uint32_t timeout_ms)
+{
+    if (!daemon_turned) {
+        return listener_drain(daemon->listener, timeout_ms);
+    }
+    enum { STEP_MS = 2 };
+    bool drained = false;
+    for (uint32_t waited_ms = 0; !drained && waited_ms <= timeout_ms; waited_ms += STEP_MS) {
+        daemon_turn_begin(daemon);
+        drained = listener_drain(daemon->listener, STEP_MS);
+        daemon_turn_end(daemon);
+    }
+    return drained;
+}
+
+/* Joins who answers, who answers all that is queued before, and stops the listener. */
+UNUSED_OK static void daemon_listener_stop(struct daemon *daemon)
+{
+    pthread_mutex_lock(&daemon->mutex);
+    daemon->stopping = true;
+    pthread_cond_signal(&daemon->changed);
+    pthread_mutex_unlock(&daemon->mutex);
+    doorbell_ring(&daemon->doorbell);
+    pthread_join(daemon->thread, NULL);
+    listener_stop(daemon->listener);
+    daemon->listener = NULL;
 }
 
 static void daemon_handle(void *context, struct exchange *exchange)
@@ -220,7 +299,11 @@ UNUSED_OK static void daemon_start_with(struct daemon *daemon, struct listener_o
     daemon->held = NULL;
     daemon->held_count = 0;
     daemon->stopping = false;
+    doorbell_init(&daemon->doorbell);
+    pthread_mutex_init(&daemon->turning, NULL);
+    daemon->turning_wanted = false;
     options.kind = daemon_kind;
+    options.doorbell = daemon_turned ? &daemon->doorbell : NULL;
     options.socket_path = daemon->path;
     if (options.message_size_max == 0) {
         options.message_size_max = DAEMON_MESSAGE_SIZE_MAX;
@@ -229,7 +312,8 @@ UNUSED_OK static void daemon_start_with(struct daemon *daemon, struct listener_o
     const enum status status =
         listener_start(&options, daemon_handle, daemon, &daemon->listener, &reason);
     cr_assert(status == STATUS_OK, "%s: %s", status_text(status), reason);
-    cr_assert(pthread_create(&daemon->thread, NULL, daemon_run, daemon) == 0);
+    cr_assert(pthread_create(&daemon->thread, NULL, daemon_turned ? daemon_turn : daemon_run,
+                             daemon) == 0);
 }
 
 UNUSED_OK static void daemon_start(struct daemon *daemon)
@@ -265,15 +349,10 @@ UNUSED_OK static void daemon_stop(struct daemon *daemon)
 {
     listener_stop_accepting(daemon->listener);
     daemon_release(daemon);
-    const bool drained = listener_drain(daemon->listener, 5000);
-    cr_assert(drained);
-    pthread_mutex_lock(&daemon->mutex);
-    daemon->stopping = true;
-    pthread_cond_signal(&daemon->changed);
-    pthread_mutex_unlock(&daemon->mutex);
-    pthread_join(daemon->thread, NULL);
-    listener_stop(daemon->listener);
-    daemon->listener = NULL;
+    cr_assert(daemon_drain(daemon, 5000));
+    daemon_listener_stop(daemon);
+    doorbell_deinit(&daemon->doorbell);
+    pthread_mutex_destroy(&daemon->turning);
     pthread_cond_destroy(&daemon->changed);
     pthread_mutex_destroy(&daemon->mutex);
 }

@@ -15,6 +15,7 @@ static struct daemon *const d = &daemon_under_test;
 
 TestSuite(listener_nng, .timeout = 120);
 TestSuite(listener_native, .timeout = 120);
+TestSuite(listener_turned, .timeout = 120);
 
 static void call_echo(struct client *client, uint32_t size)
 {
@@ -648,7 +649,7 @@ TEST_BOTH(listener, stopping_answers_what_it_has_and_refuses_what_comes)
     cr_assert(EVENTUALLY(daemon_held(d) == 5));
     cr_assert(stat_of(busy) == 5);
     listener_stop_accepting(d->listener);
-    cr_assert(!listener_drain(d->listener, 50));
+    cr_assert(!daemon_drain(d, 50));
 
     struct client *late = daemon_client(d);
     struct client_reply reply;
@@ -657,7 +658,7 @@ TEST_BOTH(listener, stopping_answers_what_it_has_and_refuses_what_comes)
     client_close(late);
 
     daemon_release(d);
-    cr_assert(listener_drain(d->listener, 5000));
+    cr_assert(daemon_drain(d, 5000));
     for (int i = 0; i < 5; i++) {
         cr_assert(client_receive(client, 5000, &reply) == CLIENT_OK);
         cr_assert(reply.result == RESULT_OK);
@@ -749,7 +750,7 @@ TEST_BOTH(listener, stopping_while_the_server_holds_a_request_is_a_bug, .signal 
     cr_assert(EVENTUALLY(daemon_held(d) == 1));
     unlink(d->path);
     rmdir(d->directory);
-    listener_stop(d->listener);
+    daemon_listener_stop(d);
 }
 
 static void answer_twice(void *context, struct exchange *exchange)

@@ -23,6 +23,7 @@ static struct daemon *const d = &daemon_under_test;
 
 TestSuite(wire_nng, .timeout = 120);
 TestSuite(wire_native, .timeout = 120);
+TestSuite(wire_turned, .timeout = 120);
 
 enum {
     INPUT_SIZE = 16 * 1024, /* of a connection of the native listener */
@@ -652,13 +653,8 @@ TEST_BOTH(wire, a_listener_may_stop_while_a_reply_waits_for_its_reader)
     cr_assert(EVENTUALLY(ioctl(fd, FIONREAD, &waiting) == 0 && waiting > 100000));
     cr_assert(EVENTUALLY(stats().requests_total == 3));
     listener_stop_accepting(d->listener);
-    cr_assert(!listener_drain(d->listener, 20));
-    pthread_mutex_lock(&d->mutex);
-    d->stopping = true; /* It answers all that is queued before it ends. */
-    pthread_cond_signal(&d->changed);
-    pthread_mutex_unlock(&d->mutex);
-    pthread_join(d->thread, NULL);
-    listener_stop(d->listener);
+    cr_assert(!daemon_drain(d, 20));
+    daemon_listener_stop(d);
     cr_assert(is_closed(fd));
     close(fd);
     cr_assert(access(d->path, F_OK) != 0);

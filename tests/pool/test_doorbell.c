@@ -1,10 +1,14 @@
 /* Goal: no ring is lost and a wait ends when it should. Method: rings before the wait, timeouts of
- * zero and more, and two threads that can only go on if each hears the other. */
+ * zero and more, two threads that can only go on if each hears the other, and one of them at an
+ * eventfd. */
 #include "pool/doorbell.h"
 
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
+#include <poll.h>
 #include <signal.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 #include "pool/clock.h"
 
@@ -74,4 +78,68 @@ Test(doorbell, two_threads_hear_each_other)
         cr_assert(eq(u64, doorbell_count(&answer), i + 1));
     }
     cr_assert(eq(int, pthread_join(thread, NULL), 0));
+}
+
+/* ---- Beside descriptors ------------------------------------------------------------------------
+ */
+
+static bool is_readable(int fd)
+{
+    struct pollfd poll_fd = {.fd = fd, .events = POLLIN};
+    return poll(&poll_fd, 1, 0) == 1;
+}
+
+Test(doorbell, who_polls_is_rung_by_his_descriptor_and_only_while_he_polls)
+{
+    const int fd = eventfd(0, EFD_NONBLOCK);
+    doorbell_set_poll_fd(&bell, fd);
+    doorbell_ring(&bell);
+    cr_assert(not(is_readable(fd))); /* Nobody sleeps. */
+    cr_assert(not(doorbell_poll_begin(&bell, 0)));
+    doorbell_poll_end(&bell);
+
+    cr_assert(doorbell_poll_begin(&bell, 1));
+    cr_assert(not(is_readable(fd)));
+    doorbell_ring(&bell);
+    cr_assert(is_readable(fd));
+    doorbell_ring(&bell);
+    uint64_t written;
+    cr_assert(eq(long, read(fd, &written, sizeof written), sizeof written));
+    cr_assert(eq(u64, written, 1)); /* The first one woke him. */
+    doorbell_poll_end(&bell);
+
+    doorbell_set_poll_fd(&bell, -1);
+    const uint64_t seen = doorbell_count(&bell);
+    doorbell_ring(&bell);
+    doorbell_wait(&bell, seen, DOORBELL_WAIT_FOREVER); /* As ever. */
+    close(fd);
+}
+
+static void *answer_each_ring_by_poll(void *argument)
+{
+    struct pollfd poll_fd = {.fd = *(int *)argument, .events = POLLIN};
+    for (uint64_t i = 0; i < ROUND_COUNT; i++) {
+        while (doorbell_poll_begin(&bell, i)) {
+            uint64_t count;
+            cr_assert(eq(int, poll(&poll_fd, 1, -1), 1));
+            cr_assert(eq(long, read(poll_fd.fd, &count, sizeof count), sizeof count));
+        }
+        doorbell_poll_end(&bell);
+        doorbell_ring(&answer);
+    }
+    return NULL;
+}
+
+Test(doorbell, a_thread_that_polls_hears_each_ring)
+{
+    int fd = eventfd(0, 0);
+    doorbell_set_poll_fd(&bell, fd);
+    pthread_t thread;
+    cr_assert(eq(int, pthread_create(&thread, NULL, answer_each_ring_by_poll, &fd), 0));
+    for (uint64_t i = 0; i < ROUND_COUNT; i++) {
+        doorbell_ring(&bell);
+        doorbell_wait(&answer, i, DOORBELL_WAIT_FOREVER);
+    }
+    cr_assert(eq(int, pthread_join(thread, NULL), 0));
+    close(fd);
 }

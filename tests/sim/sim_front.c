@@ -19,6 +19,7 @@ struct listener {
     void *context;
     uint32_t message_size_max;
     uint32_t exchange_count;
+    struct doorbell *doorbell; /* of the forest thread */
     bool stopping, stopped;
 };
 
@@ -314,6 +315,7 @@ enum status listener_start(const struct listener_options *options, listener_hand
         .context = context,
         .message_size_max = options->message_size_max,
         .exchange_count = options->exchange_count,
+        .doorbell = options->doorbell,
     };
     assert(options->exchange_count <= EXCHANGE_MAX);
     *listener = &the_listener;
@@ -322,6 +324,13 @@ enum status listener_start(const struct listener_options *options, listener_hand
     sim_trace("recovered", sim->step, 0, 0);
     sim_wake(&sim->life.recovered, true);
     return STATUS_OK;
+}
+
+void listener_wait(struct listener *listener, uint64_t seen, uint64_t timeout_ns)
+{
+    if (timeout_ns > 0) {
+        doorbell_wait(listener->doorbell, seen, timeout_ns);
+    }
 }
 
 void listener_stop_accepting(struct listener *listener)

@@ -55,7 +55,7 @@ static void setup(void)
     doorbell_init(&doorbell);
     cr_assert(eq(int, workers_start(&workers, "journal", 0, 1), STATUS_OK));
     cr_assert(eq(int, journal_format(&sim.io, &geometry, NULL, NULL), STATUS_OK));
-    journal_init(&journal, &sim.io, &geometry, 77, &workers, &doorbell);
+    journal_init(&journal, &sim.io, &geometry, 77, &workers, &doorbell, &clock_system);
     start = (struct start){.sequence = 1};
 }
 
@@ -84,12 +84,17 @@ static struct journal_header *make_entry(uint64_t size, uint64_t seed)
     return header;
 }
 
-/* Submits and waits; the entry is in the model whatever the outcome. */
+/* Every other entry is written here. Waits; the entry is in the model whatever the outcome. */
 static enum status append(uint64_t size)
 {
     const uint64_t sequence = journal.sequence_next;
     const struct journal_header *header = make_entry(size, sequence * 1000 + size);
-    journal_submit(&journal, buffer);
+    journal_append(&journal, buffer);
+    if (sequence % 2 == 0) {
+        journal_write(&journal);
+    } else {
+        journal_hand_over(&journal);
+    }
     cr_assert(eq(u64, header->sequence, sequence));
     model[sequence] = (struct model_entry){
         .content = checksum_of(buffer, size), .offset = header->offset, .size = size};
@@ -103,7 +108,7 @@ static enum status append(uint64_t size)
 /* Starts a fresh journal and recovers; returns the first sequence that is not there. */
 static uint64_t recover(enum journal_recovery *outcome, enum status *status, uint64_t *bad_offset)
 {
-    journal_init(&journal, &sim.io, &geometry, 77, &workers, &doorbell);
+    journal_init(&journal, &sim.io, &geometry, 77, &workers, &doorbell, &clock_system);
     journal_recover_begin(&journal, start.sequence, start.offset, &start.parent);
     uint64_t sequence = start.sequence;
     while (true) {
@@ -235,7 +240,7 @@ Test(journal, acknowledged_entries_survive_any_history_of_crashes)
     for (uint64_t seed = 0; seed < SEED_COUNT; seed++) {
         sim_io_crash_keep_all(&sim);
         cr_assert(eq(int, journal_format(&sim.io, &geometry, NULL, NULL), STATUS_OK));
-        journal_init(&journal, &sim.io, &geometry, 77, &workers, &doorbell);
+        journal_init(&journal, &sim.io, &geometry, 77, &workers, &doorbell, &clock_system);
         start = (struct start){.sequence = 1};
         run_history(seed, 300);
     }
@@ -406,7 +411,8 @@ Test(journal, clients_bytes_are_never_taken_for_an_entry)
         .kind = JOURNAL_KIND_BATCH,
     };
     forged->checksum_header = checksum_seeded(78, (uint8_t *)forged + 16, 112);
-    journal_submit(&journal, buffer);
+    journal_append(&journal, buffer);
+    journal_hand_over(&journal);
     model[2] = (struct model_entry){.content = checksum_of(buffer, 2 * SECTOR_SIZE),
                                     .offset = 2 * SECTOR_SIZE,
                                     .size = 2 * SECTOR_SIZE};
@@ -475,7 +481,7 @@ Test(journal, impossible_headers_are_refused)
             eq(int, io_write(&sim.io, zone + header->offset, buffer, SECTOR_SIZE), STATUS_OK));
         expect_damage(sequence, model[sequence].offset);
         cr_assert(eq(int, journal_format(&sim.io, &geometry, NULL, NULL), STATUS_OK));
-        journal_init(&journal, &sim.io, &geometry, 77, &workers, &doorbell);
+        journal_init(&journal, &sim.io, &geometry, 77, &workers, &doorbell, &clock_system);
     }
 }
 
@@ -495,7 +501,7 @@ Test(journal, failures_of_the_disk_are_passed_on)
     sim_io_fail_write(&sim, 1, STATUS_NO_SPACE);
     cr_assert(eq(int, append(5000), STATUS_NO_SPACE));
 
-    journal_init(&journal, &sim.io, &geometry, 77, &workers, &doorbell);
+    journal_init(&journal, &sim.io, &geometry, 77, &workers, &doorbell, &clock_system);
     cr_assert(eq(int, append(70000), STATUS_OK));
     for (uint64_t n = 1, fired = true; fired; n++) {
         enum journal_recovery outcome = JOURNAL_RECOVERY_ENTRY;
@@ -542,7 +548,7 @@ Test(journal, recovery_does_not_depend_on_what_happens_to_the_buffer)
     for (int i = 0; i < 50; i++) {
         cr_assert(eq(int, append(300), STATUS_OK));
     }
-    journal_init(&journal, &sim.io, &geometry, 77, &workers, &doorbell);
+    journal_init(&journal, &sim.io, &geometry, 77, &workers, &doorbell, &clock_system);
     journal_recover_begin(&journal, 1, 0, &start.parent);
     for (uint64_t i = 1; i <= 50; i++) {
         enum journal_recovery outcome;
@@ -598,7 +604,7 @@ Test(journal, journal_thread_writes_while_the_owner_waits)
 {
     struct workers thread;
     cr_assert(eq(int, workers_start(&thread, "journal", 1, 1), STATUS_OK));
-    journal_init(&journal, &sim.io, &geometry, 77, &thread, &doorbell);
+    journal_init(&journal, &sim.io, &geometry, 77, &thread, &doorbell, &clock_system);
     for (int i = 0; i < 300; i++) {
         if (journal_used(&journal) > geometry.journal_size / 2) {
             checkpoint_here();
@@ -613,8 +619,38 @@ Test(journal, journal_thread_writes_while_the_owner_waits)
 Test(journal, second_write_in_flight_is_a_bug, .signal = SIGABRT)
 {
     make_entry(5000, 1);
-    journal_submit(&journal, buffer);
-    journal_submit(&journal, buffer);
+    journal_append(&journal, buffer);
+    journal_hand_over(&journal);
+    journal_append(&journal, buffer);
+}
+
+/* Each look at it is `*step_ns` later than the one before. */
+static uint64_t stepping_ns(void *step_ns)
+{
+    static uint64_t now_ns;
+    now_ns += *(const uint64_t *)step_ns;
+    return now_ns;
+}
+
+Test(journal, the_mean_of_what_writes_take_follows_the_last_ones)
+{
+    uint64_t step_ns = 800000;
+    const struct clock clock = {.monotonic_ns = stepping_ns, .context = &step_ns};
+    journal_init(&journal, &sim.io, &geometry, 77, &workers, &doorbell, &clock);
+    cr_assert(eq(u64, journal.write_ns, 0)); /* Nothing known: taken for quick. */
+    cr_assert(eq(int, append(5000), STATUS_OK));
+    cr_assert(eq(u64, journal.write_ns, 100000));
+    for (int i = 0; i < 40; i++) {
+        checkpoint_here();
+        cr_assert(eq(int, append(5000), STATUS_OK));
+    }
+    cr_assert(journal.write_ns > 750000 && journal.write_ns <= 800000);
+    step_ns = 1000;
+    for (int i = 0; i < 40; i++) {
+        checkpoint_here();
+        cr_assert(eq(int, append(5000), STATUS_OK));
+    }
+    cr_assert(lt(u64, journal.write_ns, 10000));
 }
 
 Test(journal, append_without_room_is_a_bug, .signal = SIGABRT)
