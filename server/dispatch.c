@@ -86,10 +86,11 @@ enum {
     /* In one turn of the forest thread's loop, so that those who ask for nothing else do not hold
      * up writes; and one of STAT and SCHEMA, which take as long as some dozen PINGs. */
     LOOKS_PER_TURN = 16,
-    /* What one user may have of a batch while several ask, or one request: less than a millisecond
-     * of work, and for small ones the largest part of what group commit gives. */
-    SHARED_BATCH_COUNT = 16,
-    SHARED_BATCH_SIZE = 128 * 1024,
+    /* What one user may have of a batch while several ask, or one request: less work than the
+     * journal's write takes beside it, so that another user's batch is hardly longer for it.
+     * (Measured, benchmarks/README.md: with 16 and 128 KiB others waited half as long again.) */
+    SHARED_BATCH_COUNT = 6,
+    SHARED_BATCH_SIZE = 32 * 1024,
     SCHEMA_GROOVE_SIZE_MAX = sizeof(struct schema_groove) +
                              FIELD_COUNT_MAX * sizeof(struct schema_field) +
                              INDEX_COUNT_MAX * sizeof(struct schema_index),

@@ -846,7 +846,7 @@ static uint64_t batches_of(uint32_t groove_id, uint32_t write_count)
 /* Whoever comes waits for the batch that gathers, too. */
 Test(dispatch, a_user_has_a_share_of_a_batch_while_others_ask, .init = setup, .fini = teardown)
 {
-    enum { COUNT = 32, SHARE = 16 };
+    enum { COUNT = 30, SHARE = 6 };
     peer_uid = 1000;
     const uint32_t groove_id = create_things();
     cr_assert_eq(batches_of(groove_id, COUNT), 1); /* He is alone. */
@@ -863,7 +863,7 @@ Test(dispatch, a_user_has_a_share_of_a_batch_while_others_ask, .init = setup, .f
 Test(dispatch, who_comes_to_a_batch_that_others_have_their_share_of_is_let_in, .init = setup,
      .fini = teardown)
 {
-    enum { COUNT = 40, SHARE = 16 };
+    enum { COUNT = 40, SHARE = 6 };
     struct fake *writes[COUNT];
     peer_uid = 1000;
     const uint32_t groove_id = create_things();

@@ -33,8 +33,8 @@ enum {
     FIRST_SCANNED_ID = 1 << 20,
     MODEST_ID = 1 << 30,
     SAMPLE_COUNT = 41,
-    /* Of what floods, 384 and more wait at any time. Two batches of two shares of 16 and what the
-     * modest user's process takes to ask again are less than a third of that. */
+    /* Of what floods, 384 and more wait at any time. A share of each of two batches, and what is
+     * done until the modest user's process asks again, are less than a third of that. */
     BETWEEN_MAX = 128,
     /* Counts: 12 would be in the readers' queue before any that comes, if nobody else were there.
      */
