@@ -267,13 +267,13 @@ bool forest_prefetch_reap(struct forest *forest)
     forest->prefetch_version = NULL;
     forest->stage = BATCH_STAGE_PREPARED;
     struct batch *batch = forest->preparing;
-    bool damaged = status != STATUS_OK;
+    bool damaged = false;
     for (uint32_t i = 0; i < batch->request_count; i++) {
         struct batch_request *request = &batch->requests[i];
         if (request->header->kind != REQUEST_KIND_WRITE || batch_request_refused(request)) {
             continue;
         }
-        bool refuse = status != STATUS_OK;
+        bool refuse = false;
         for (uint32_t event = 0; event < request->header->event_count && !refuse; event++) {
             refuse = batch->entries[batch->events[request->event_first + event].entry].damaged;
         }

@@ -412,9 +412,13 @@ static void replay_stop(struct forest *forest)
     if (forest->bad_status == STATUS_CORRUPT) {
         snprintf(forest->reason, sizeof forest->reason,
                  "grid: replaying the journal met a damaged block at address %llu", address);
+    } else if (address != 0) {
+        snprintf(forest->reason, sizeof forest->reason,
+                 "grid: replaying the journal, the block at address %llu could not be read: %s",
+                 address, status_text(forest->bad_status));
     } else {
         snprintf(forest->reason, sizeof forest->reason,
-                 "grid: replaying the journal: a block could not be read or written: %s",
+                 "grid: replaying the journal, a block could not be written: %s",
                  status_text(forest->bad_status));
     }
     open_end(forest, forest->bad_status);

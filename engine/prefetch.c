@@ -98,6 +98,19 @@ static void lookup_begin(const struct prefetch_slice *slice, struct lookup *look
     };
 }
 
+/* REVOKED, as the ticket says: it would have to wait. What is damaged or unreadable is an outcome.
+ */
+static enum status run_lookup(struct prefetch_slice *slice, struct lookup *lookup)
+{
+    const enum status status = lookup_run(lookup, false);
+    assert(status == STATUS_OK || status == STATUS_REVOKED);
+    slice->unreadable |= lookup->unreadable;
+    if (lookup->bad_address != 0) {
+        slice->bad_address = lookup->bad_address;
+    }
+    return status;
+}
+
 /* Which ids exist, and since when. */
 static enum status find_ids(struct prefetch_slice *slice)
 {
@@ -113,8 +126,7 @@ static enum status find_ids(struct prefetch_slice *slice)
     lookup.values = values;
     lookup.value_stride = ID_VALUE_SIZE;
     lookup.outcomes = outcomes;
-    const enum status status = lookup_run(&lookup, false);
-    slice->bad_address = lookup.bad_address;
+    const enum status status = run_lookup(slice, &lookup);
     for (uint32_t i = 0; status == STATUS_OK && i < slice->entry_count; i++) {
         entries[i].exists = outcomes[i] == LOOKUP_FOUND;
         entries[i].damaged = outcomes[i] == LOOKUP_DAMAGED;
@@ -155,8 +167,7 @@ static enum status find_objects(struct prefetch_slice *slice)
     lookup.values = slice->objects;
     lookup.value_stride = object_size;
     lookup.outcomes = outcomes;
-    const enum status status = lookup_run(&lookup, false);
-    slice->bad_address = lookup.bad_address != 0 ? lookup.bad_address : slice->bad_address;
+    const enum status status = run_lookup(slice, &lookup);
     for (uint32_t i = 0; status == STATUS_OK && i < count; i++) {
         struct groove_entry *entry = &entries[load_u64_be(keys + (size_t)i * OBJECT_KEY_SIZE + 8)];
         /* An id without its object is damage, too: they are written together. */
@@ -182,8 +193,7 @@ static enum status find_owners(struct prefetch_slice *slice, uint32_t index)
     lookup.values = owner_list_entry(list, first);
     lookup.value_stride = list->entry_size;
     lookup.outcomes = slice->prefetch->owner_outcomes + list->first + first;
-    const enum status status = lookup_run(&lookup, false);
-    slice->bad_address = lookup.bad_address != 0 ? lookup.bad_address : slice->bad_address;
+    const enum status status = run_lookup(slice, &lookup);
     for (uint32_t i = 0; status == STATUS_OK && i < end - first; i++) {
         if (outcomes[i] == LOOKUP_DAMAGED) {
             owner_list_set(list, first + i, OWNER_UNKNOWN);
@@ -197,6 +207,7 @@ static enum status find_owners(struct prefetch_slice *slice, uint32_t index)
 static void slice_find(struct prefetch_slice *slice)
 {
     slice->bad_address = 0;
+    slice->unreadable = false;
     slice->owner_unknown = false;
     slice->status = find_ids(slice);
     if (slice->status == STATUS_OK) {
@@ -418,8 +429,9 @@ bool prefetch_done(struct prefetch *prefetch, enum status *status, uint64_t *bad
         if (prefetch->slices[i].bad_address != 0) {
             *bad_address = prefetch->slices[i].bad_address;
         }
-        if (prefetch->slices[i].status != STATUS_OK) {
-            *status = prefetch->slices[i].status;
+        assert(prefetch->slices[i].status == STATUS_OK);
+        if (prefetch->slices[i].unreadable) {
+            *status = STATUS_IO;
         }
     }
     if (owner_unknown) {

@@ -37,8 +37,9 @@ struct prefetch_slice {
     uint32_t part, part_count; /* its share of each owner list: part of part_count */
     uint8_t *objects;          /* where this slice's old objects go */
     uint8_t *spare;            /* [3 * block_size] */
-    enum status status;
+    enum status status;        /* OK; or REVOKED, while it waits for a reader */
     uint64_t bad_address;
+    bool unreadable;    /* some block was not read, rather than damaged */
     bool owner_unknown; /* of some value */
 };
 
@@ -78,5 +79,6 @@ void prefetch_deinit(struct prefetch *prefetch);
 void prefetch_submit(struct prefetch *prefetch, struct batch *batch, const struct version *version);
 /* True once everything is known: then batch.entries and the owner lists are complete, and damaged
  * entries are marked; those, too, that some event wants to give a value whose owner is unknown.
- * STATUS_IO through *status: reading failed. */
+ * *bad_address is set to a block that is to blame; STATUS_IO through *status: not all of them were
+ * damaged, some could not be read. */
 bool prefetch_done(struct prefetch *prefetch, enum status *status, uint64_t *bad_address);

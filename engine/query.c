@@ -122,9 +122,7 @@ static enum status run_lookup(struct query *query, struct lookup *lookup)
     lookup->outcomes = query->scratch->outcomes;
     query->scratch->hold.ticket.slice_size += (uint64_t)lookup->key_count * READ_SLICE_KEY_SIZE;
     const enum status status = lookup_run(lookup, true);
-    if (status == STATUS_STALE) {
-        query->scratch->bad_address = lookup->bad_address;
-    }
+    query->scratch->bad_address = lookup->bad_address; /* If it is for a block's sake. */
     return status;
 }
 
@@ -310,11 +308,8 @@ static void open_prefix_scan(struct query *query)
 static enum status scan_next(struct query *query, const uint8_t **value)
 {
     const enum status status = scan_tree_next(&query->scratch->scan, value);
-    if (status == STATUS_CORRUPT) {
-        query->scratch->bad_address = query->scratch->scan.bad_address;
-        return STATUS_STALE;
-    }
-    return status;
+    query->scratch->bad_address = query->scratch->scan.bad_address; /* Likewise. */
+    return status == STATUS_CORRUPT ? STATUS_STALE : status;
 }
 
 /* Up to `max` more timestamps of the scan, ascending; fewer at its end, or with STATUS_YIELD. */

@@ -136,17 +136,19 @@ static struct key manifest_key(const struct walk *walk, uint32_t i)
     return key;
 }
 
-/* Asks the open table for key i. What is damaged is an outcome; other failures are statuses. */
+/* Asks the open table for key i. What is damaged or unreadable is an outcome for the writer; other
+ * failures are statuses. */
 static enum status ask_table(struct walk *walk, struct table_reader *reader, uint32_t i,
                              bool may_be_stale)
 {
     struct lookup *lookup = walk->lookup;
     const uint8_t *value = NULL;
     const enum status status = table_reader_find(reader, key_at(lookup, i), &value);
-    if (status == STATUS_CORRUPT) {
+    if (status == STATUS_CORRUPT || status == STATUS_IO) {
         lookup->bad_address = reader->bad_address;
+        lookup->unreadable |= status == STATUS_IO;
         if (may_be_stale) {
-            return STATUS_STALE;
+            return status == STATUS_IO ? STATUS_IO : STATUS_STALE;
         }
         /* Older values below would be a lie: the damaged block may hold a newer one. */
         lookup->outcomes[i] = LOOKUP_DAMAGED;
@@ -196,6 +198,7 @@ static enum status walk_level(struct walk *walk, const struct manifest_level *le
 enum status lookup_run(struct lookup *lookup, bool may_be_stale)
 {
     lookup->bad_address = 0;
+    lookup->unreadable = false;
     if (lookup->key_count == 0) {
         return STATUS_OK;
     }

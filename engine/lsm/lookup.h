@@ -13,7 +13,7 @@
 enum lookup_outcome {
     LOOKUP_ABSENT = 0, /* never there, or a tombstone */
     LOOKUP_FOUND,      /* its value was copied out */
-    LOOKUP_DAMAGED,    /* a block it depends on is damaged: whether it exists cannot be told */
+    LOOKUP_DAMAGED,    /* a block it depends on is damaged or unreadable: nobody knows */
 };
 
 struct lookup {
@@ -30,12 +30,13 @@ struct lookup {
     uint32_t value_stride;
     uint8_t *outcomes; /* [key_count] enum lookup_outcome, written */
 
-    uint64_t bad_address; /* last damaged block met, 0 = none */
+    uint64_t bad_address; /* last damaged or unreadable block met, 0 = none */
+    bool unreadable;      /* some block was not read, rather than damaged */
 };
 
 /* STATUS_OK even when some are DAMAGED; STATUS_STALE: a block was reused under this version (the
  * checksum no longer fits; the caller decides whether its version may be that old and retries on a
- * newer one, or calls it damage); STATUS_IO: reading failed; STATUS_REVOKED, STATUS_BUDGET: as the
- * ticket says.
- * `may_be_stale` false (the writer's own prefetch): a misfit is damage. */
+ * newer one, or calls it damage); STATUS_IO: a block was not read; STATUS_REVOKED, STATUS_BUDGET:
+ * as the ticket says. `may_be_stale` false (the writer's own prefetch): a misfit is damage, and so
+ * is a block that cannot be read, so that those who do not need it are served. */
 MUST_CHECK enum status lookup_run(struct lookup *lookup, bool may_be_stale);

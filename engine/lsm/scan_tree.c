@@ -145,9 +145,7 @@ static enum status source_refill(struct scan_tree *scan, struct scan_source *sou
         const enum status status = level_refill(
             scan, source, scan->spare + (size_t)level * 3 * scan->geometry->block_size);
         if (status != STATUS_OK) {
-            if (status == STATUS_CORRUPT) {
-                scan->bad_address = source->reader.bad_address;
-            }
+            scan->bad_address = source->reader.bad_address; /* If it is for a block's sake. */
             return status;
         }
     }

@@ -54,8 +54,8 @@ struct scan_tree {
 void scan_tree_open(struct scan_tree *scan, const struct geometry *geometry, struct grid *grid,
                     const struct tree_version *tree, const struct key *key_min,
                     const struct key *key_max, bool prefix, uint8_t *spare);
-/* *value: the next value, valid until the next call; NULL at the end. STATUS_CORRUPT (bad_address),
- * STATUS_IO, and as the ticket says STATUS_REVOKED, STATUS_BUDGET: the scan can then only be
+/* *value: the next value, valid until the next call; NULL at the end. STATUS_CORRUPT and STATUS_IO
+ * (bad_address), and as the ticket says STATUS_REVOKED, STATUS_BUDGET: the scan can then only be
  * closed. STATUS_YIELD: the ticket's slice is over; the scan can go on when it has a new one. */
 MUST_CHECK enum status scan_tree_next(struct scan_tree *scan, const uint8_t **value);
 void scan_tree_close(struct scan_tree *scan);

@@ -547,7 +547,7 @@ static enum status repin(struct table_reader *reader, const struct block_referen
         status = grid_get_block(reader->grid, reference, type, spare, pin);
     }
     *open = status == STATUS_OK;
-    if (status == STATUS_CORRUPT) {
+    if (status != STATUS_OK) {
         reader->bad_address = reference->address;
     }
     if (!found && !read_ticket_enter(reader->ticket)) {

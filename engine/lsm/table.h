@@ -159,7 +159,7 @@ struct table_reader {
     struct table_index index;
     uint32_t filter_index, value_index; /* which filter / value block is pinned */
     uint32_t value_count;               /* in the pinned value block */
-    uint64_t bad_address;               /* set when a call returned STATUS_CORRUPT */
+    uint64_t bad_address;               /* set when a call returned STATUS_CORRUPT or STATUS_IO */
 };
 
 void table_reader_open(struct table_reader *reader, const struct geometry *geometry,

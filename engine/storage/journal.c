@@ -178,10 +178,14 @@ static bool window_covers(const struct journal *journal, const void *buffer, uin
 static enum status window_fill(struct journal *journal, uint8_t *buffer, uint64_t offset)
 {
     const uint64_t start = window_start(journal);
-    const uint64_t size = min_u64(journal->entry_size_max - start, journal->zone_size - offset);
+    uint64_t size = min_u64(journal->entry_size_max - start, journal->zone_size - offset);
     journal->window_size = 0; /* Nothing, should the read fail. */
-    const enum status status =
-        io_read(journal->io, journal->zone_offset + offset, buffer + start, size);
+    enum status status = io_read(journal->io, journal->zone_offset + offset, buffer + start, size);
+    if (status != STATUS_OK && size > SECTOR_SIZE) {
+        /* What was asked for ahead may be what cannot be read: that is named when it is needed. */
+        size = SECTOR_SIZE;
+        status = io_read(journal->io, journal->zone_offset + offset, buffer + start, size);
+    }
     if (status == STATUS_OK) {
         journal->window_buffer = buffer;
         journal->window_offset = offset;
@@ -246,13 +250,19 @@ static enum status candidate_load(struct journal *journal, uint8_t *buffer, uint
 static enum status scan_for_later(struct journal *journal, uint8_t *buffer, bool *found,
                                   uint64_t *bad_offset)
 {
-    const uint64_t chunk_size = min_u64(journal->entry_size_max, IO_SIZE_MAX);
+    uint64_t chunk_size = min_u64(journal->entry_size_max, IO_SIZE_MAX);
+    uint64_t size = 0;
     journal->window_size = 0;
     *found = false;
-    for (uint64_t start = 0; start < journal->zone_size && !*found; start += chunk_size) {
-        const uint64_t size = min_u64(chunk_size, journal->zone_size - start);
+    for (uint64_t start = 0; start < journal->zone_size && !*found; start += size) {
+        size = min_u64(chunk_size, journal->zone_size - start);
         const enum status status = io_read(journal->io, journal->zone_offset + start, buffer, size);
-        if (status != STATUS_OK) {
+        if (status != STATUS_OK && size > SECTOR_SIZE) {
+            chunk_size = SECTOR_SIZE; /* The one that cannot be read is to be named. */
+            size = 0;
+            continue;
+        }
+        if (status != STATUS_OK) { /* It may be the later entry. */
             *bad_offset = start;
             return status;
         }

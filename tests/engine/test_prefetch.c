@@ -466,7 +466,18 @@ static uint32_t list_value_blocks(const struct tree_version *tree)
     return count;
 }
 
-static void damage_each(const struct tree_version *tree, uint32_t step)
+/* A place of the file that cannot be read; 0: none. */
+static uint64_t unreadable;
+static const struct io_ops *whole_ops;
+
+static enum status read_around(struct io *io, uint64_t offset, void *bytes, size_t size)
+{
+    const bool touched = unreadable > 0 && unreadable >= offset && unreadable < offset + size;
+    return touched ? STATUS_IO : whole_ops->read(io, offset, bytes, size);
+}
+
+/* The value blocks of a tree, one after another: a bit flips, or the block cannot be read. */
+static void damage_each(const struct tree_version *tree, uint32_t step, bool flip)
 {
     uint32_t hit = 0;
     const uint32_t count = list_value_blocks(tree);
@@ -476,14 +487,17 @@ static void damage_each(const struct tree_version *tree, uint32_t step)
                                 (value_blocks[i] - 1) * fixture.geometry.block_size +
                                 prng_below(&prng, fixture.geometry.block_size);
         random_batch(4, 200, KEY_COUNT);
-        sim_io_flip(&fixture.sim, offset, 0x20);
+        sim_io_flip(&fixture.sim, offset, flip ? 0x20 : 0);
+        unreadable = flip ? 0 : offset;
         grid_restart();
         uint64_t bad_address;
-        cr_assert(eq(int, run(&bad_address), STATUS_OK));
+        const enum status status = run(&bad_address);
         const uint32_t damaged = check_entries();
+        cr_assert(eq(int, status, damaged > 0 && !flip ? STATUS_IO : STATUS_OK));
         cr_assert(eq(u64, bad_address, damaged > 0 ? value_blocks[i] : 0));
         hit += damaged > 0;
-        sim_io_flip(&fixture.sim, offset, 0x20);
+        sim_io_flip(&fixture.sim, offset, flip ? 0x20 : 0);
+        unreadable = 0;
         grid_restart();
         cr_assert(eq(int, run(&bad_address), STATUS_OK));
         cr_assert(eq(u32, check_entries(), 0));
@@ -493,15 +507,21 @@ static void damage_each(const struct tree_version *tree, uint32_t step)
 
 Test(prefetch, damage_marks_the_ids_it_touches_and_no_other)
 {
-    for (uint32_t reader_count = 0; reader_count <= 2; reader_count += 2) {
-        team_up(reader_count);
+    whole_ops = fixture.sim.io.ops;
+    struct io_ops ops = *whole_ops;
+    ops.read = read_around;
+    fixture.sim.io.ops = &ops;
+    for (uint32_t round = 0; round < 4; round++) {
+        const bool flip = round % 2 == 0;
+        team_up(round / 2 * 2);
         const struct groove_version *groove =
             version_groove(fixture.forest->versions.newest, groove_ids[1]);
-        damage_each(groove->id_tree, 2);
-        damage_each(groove->object_tree, 2);
-        damage_each(groove->index_trees[0], 1);
+        damage_each(groove->id_tree, 2, flip);
+        damage_each(groove->object_tree, 2, flip);
+        damage_each(groove->index_trees[0], 1, flip);
         team_down();
     }
+    fixture.sim.io.ops = whole_ops;
 }
 
 Test(prefetch, a_disk_that_is_gone_is_told)
@@ -515,6 +535,7 @@ Test(prefetch, a_disk_that_is_gone_is_told)
     fixture.sim.size_durable = fixture.sim.size;
     uint64_t bad_address;
     cr_assert(eq(int, run(&bad_address), STATUS_IO));
+    cr_assert(gt(u32, check_entries(), 0));
     fixture.sim.size = size;
     fixture.sim.size_durable = size;
     cr_assert(eq(int, run(&bad_address), STATUS_OK));

@@ -507,13 +507,13 @@ Test(journal, failures_of_the_disk_are_passed_on)
         enum journal_recovery outcome = JOURNAL_RECOVERY_ENTRY;
         enum status status = STATUS_CLOSED;
         uint64_t bad_offset = UINT64_MAX;
-        sim_io_fail_read(&sim, n, STATUS_IO);
+        sim_io_fail_reads(&sim, n, STATUS_IO);
         (void)recover(&outcome, &status, &bad_offset);
         fired = !sim_io_armed(&sim);
         cr_assert(eq(int, status, fired ? STATUS_IO : STATUS_OK));
         cr_assert(bad_offset == UINT64_MAX || fired); /* Where, in the zone. */
         cr_assert(bad_offset < geometry.journal_size || !fired);
-        sim_io_fail_read(&sim, 0, STATUS_OK);
+        sim_io_fail_reads(&sim, 0, STATUS_OK);
     }
     enum journal_recovery outcome = JOURNAL_RECOVERY_ENTRY;
     enum status status = STATUS_CLOSED;
@@ -521,6 +521,44 @@ Test(journal, failures_of_the_disk_are_passed_on)
     sim_io_fail_sync(&sim, 1, STATUS_IO);
     (void)recover(&outcome, &status, &bad_offset);
     cr_assert(eq(int, status, STATUS_IO));
+}
+
+/* Where reads fail, in the file. */
+static uint64_t unreadable;
+static const struct io_ops *sim_io_ops;
+
+static enum status read_around(struct io *io, uint64_t offset, void *bytes, size_t size)
+{
+    (void)io;
+    const bool touched = unreadable >= offset && unreadable < offset + size;
+    return touched ? STATUS_IO : sim_io_ops->read(&sim.io, offset, bytes, size);
+}
+
+Test(journal, a_sector_that_cannot_be_read_is_named)
+{
+    enum { LARGE = 3 * SECTOR_SIZE, SMALL_COUNT = 10 };
+    cr_assert(eq(int, append(LARGE), STATUS_OK));
+    for (int i = 0; i < SMALL_COUNT; i++) {
+        cr_assert(eq(int, append(300), STATUS_OK));
+    }
+    sim_io_ops = sim.io.ops;
+    struct io_ops ops = *sim_io_ops;
+    ops.read = read_around;
+    sim.io.ops = &ops;
+    for (uint64_t offset = 0; offset < geometry.journal_size; offset += SECTOR_SIZE) {
+        enum journal_recovery outcome = JOURNAL_RECOVERY_ENTRY;
+        enum status status = STATUS_CLOSED;
+        uint64_t bad_offset = UINT64_MAX;
+        unreadable = zone + offset;
+        const uint64_t sequence = recover(&outcome, &status, &bad_offset);
+        cr_assert(eq(int, status, STATUS_IO));
+        /* An entry by where it begins; and nothing is given up before what cannot be read. */
+        cr_assert(eq(u64, bad_offset, offset < LARGE ? 0 : offset));
+        const uint64_t entry = offset < LARGE ? 1 : 2 + (offset - LARGE) / SECTOR_SIZE;
+        cr_assert(eq(u64, sequence, min_u64(entry, 2 + SMALL_COUNT)));
+    }
+    sim.io.ops = sim_io_ops;
+    cr_assert(eq(u64, recover_cleanly(JOURNAL_RECOVERY_END), 2 + SMALL_COUNT));
 }
 
 Test(journal, a_sync_that_failed_for_somebody_else_failed_for_all)
