@@ -12,9 +12,14 @@
  *   --pid PATH               where the program's process id is written
  *   --report PATH            how often each point was passed, "POINT COUNT" lines, and what was
  * done
+ *   --audit yes              stops at all calls but those that are known to change nothing outside
+ * of the process; what is then none of the points below is counted as unlisted
  *
  *   POINT    superblock-write journal-write grid-write superblock-read journal-read grid-read
- *            sync (of the data file) reply (sendmsg) any (all of these)
+ *            sync (of the data file) reply (sendmsg, sendto)
+ *            outside (what else changes something that others see: names, sizes, modes and locks of
+ *            files, binding, listening, accepting)
+ *            change (all but the reads) any (all of these)
  *   ACTION   kill-before kill-after        SIGKILL, the call not begun, or done
  *            kill-torn                     a write that is on the disk by half
  *            eio enospc                    the call does nothing and fails
@@ -23,7 +28,7 @@
  *            lie                           the call does nothing and says that it did
  *
  * What a process has done to the world is what its system calls did, so a kill before and behind
- * each of them is a kill at every point of the program.
+ * each call that changes something is a kill at every point of the program.
  *
  * How: the program runs under ptrace with a seccomp filter that stops it at the calls above and at
  * no others, whatever thread makes them. It needs no rights, no mount and no help of the program.
@@ -81,6 +86,9 @@ enum {
     X(GRID_READ, "grid-read")                                                                      \
     X(SYNC, "sync")                                                                                \
     X(REPLY, "reply")                                                                              \
+    X(OUTSIDE, "outside")                                                                          \
+    X(UNLISTED, "unlisted")                                                                        \
+    X(CHANGE, "change")                                                                            \
     X(ANY, "any")
 
 enum point {
@@ -155,7 +163,8 @@ static uint64_t fired_count, interrupted_count;
 static uint64_t calls; /* a clock: stops so far */
 
 static const char *file_path, *pid_path, *report_path;
-static bool storm, power_cut;
+static bool storm, power_cut, audit;
+static unsigned long long unlisted; /* the number of such a call */
 static uint64_t power_seed;
 static struct prng storm_prng;
 static int file_fd = -1;
@@ -331,15 +340,112 @@ static void power_fail(void)
 /* ---- Calls -------------------------------------------------------------------------------------
  */
 
-/* Those that the filter stops at: about the data file, and replies. */
-static const unsigned int traced[] = {SYS_pread64, SYS_pwrite64, SYS_fdatasync, SYS_fsync,
-                                      SYS_sendmsg};
+/* Those that the filter stops at: about the data file, replies, and what else changes the world. */
+static const unsigned int traced[] = {
+    SYS_pread64,   SYS_pwrite64, SYS_fdatasync, SYS_fsync,     SYS_sendmsg, SYS_openat,
+    SYS_open,      SYS_creat,    SYS_unlink,    SYS_unlinkat,  SYS_rename,  SYS_renameat,
+    SYS_link,      SYS_linkat,   SYS_symlink,   SYS_symlinkat, SYS_mkdir,   SYS_mkdirat,
+    SYS_rmdir,     SYS_chmod,    SYS_fchmod,    SYS_fchmodat,  SYS_chown,   SYS_fchown,
+    SYS_fchownat,  SYS_truncate, SYS_ftruncate, SYS_fallocate, SYS_flock,   SYS_bind,
+    SYS_sendto,    SYS_listen,   SYS_accept,    SYS_accept4,   SYS_connect, SYS_shutdown,
+    SYS_renameat2,
+};
 /* Those that may return EINTR, for the storm. Not fdatasync, and not read and write, which here are
  * those of eventfds: they never do. */
 static const unsigned int interruptible[] = {
     SYS_readv,       SYS_recvmsg, SYS_poll,   SYS_epoll_wait,
     SYS_epoll_pwait, SYS_accept4, SYS_accept, SYS_flock,
 };
+/* Those that change nothing but the process itself, for the audit. What it writes with write(2) are
+ * its log and its eventfds: that is looked at. */
+static const unsigned int harmless[] = {
+    SYS_read,
+    SYS_readv,
+    SYS_close,
+    SYS_fstat,
+    SYS_newfstatat,
+    SYS_stat,
+    SYS_lstat,
+    SYS_statx,
+    SYS_statfs,
+    SYS_fstatfs,
+    SYS_access,
+    SYS_faccessat2,
+    SYS_readlink,
+    SYS_getdents64,
+    SYS_lseek,
+    SYS_getcwd,
+    SYS_mmap,
+    SYS_munmap,
+    SYS_mprotect,
+    SYS_mremap,
+    SYS_madvise,
+    SYS_brk,
+    SYS_futex,
+    SYS_clone,
+    SYS_clone3,
+    SYS_exit,
+    SYS_exit_group,
+    SYS_execve,
+    SYS_rt_sigaction,
+    SYS_rt_sigprocmask,
+    SYS_rt_sigreturn,
+    SYS_rt_sigtimedwait,
+    SYS_sigaltstack,
+    SYS_tgkill,
+    SYS_restart_syscall,
+    SYS_poll,
+    SYS_epoll_create1,
+    SYS_epoll_ctl,
+    SYS_epoll_wait,
+    SYS_epoll_pwait,
+    SYS_eventfd2,
+    SYS_pipe2,
+    SYS_dup,
+    SYS_fcntl,
+    SYS_ioctl,
+    SYS_socket,
+    SYS_setsockopt,
+    SYS_getsockopt,
+    SYS_getsockname,
+    SYS_getpeername,
+    SYS_recvmsg,
+    SYS_recvfrom,
+    SYS_clock_gettime,
+    SYS_clock_nanosleep,
+    SYS_nanosleep,
+    SYS_getrandom,
+    SYS_gettid,
+    SYS_getpid,
+    SYS_getuid,
+    SYS_geteuid,
+    SYS_getgid,
+    SYS_getegid,
+    SYS_uname,
+    SYS_sysinfo,
+    SYS_prctl,
+    SYS_arch_prctl,
+    SYS_prlimit64,
+    SYS_getrlimit,
+    SYS_set_tid_address,
+    SYS_set_robust_list,
+    SYS_rseq,
+    SYS_membarrier,
+    SYS_sched_getaffinity,
+    SYS_sched_yield,
+    SYS_mlock,
+    SYS_getrusage,
+};
+
+static bool is_among(unsigned long long number, const unsigned int *list, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        if (list[i] == number) {
+            return true;
+        }
+    }
+    return false;
+}
 
 static enum point zone_point(bool write, uint64_t offset)
 {
@@ -360,10 +466,30 @@ static enum point point_of(pid_t tid, const struct user_regs_struct *regs)
     case SYS_fsync:
         return is_file(tid, regs->rdi) ? POINT_SYNC : POINT_OTHER;
     case SYS_sendmsg:
+    case SYS_sendto: /* A greeting of the native listener. */
         return POINT_REPLY;
-    default:
-        return POINT_OTHER;
+    case SYS_open:
+    case SYS_openat: {
+        const unsigned long long flags = regs->orig_rax == SYS_open ? regs->rsi : regs->rdx;
+        return (flags & (O_CREAT | O_TRUNC)) != 0 ? POINT_OUTSIDE : POINT_OTHER;
     }
+    case SYS_write:
+        return is_file(tid, regs->rdi) ? POINT_UNLISTED : POINT_OTHER;
+    default:
+        break;
+    }
+    if (is_among(regs->orig_rax, traced, array_count(traced))) {
+        return POINT_OUTSIDE;
+    }
+    return is_among(regs->orig_rax, interruptible, array_count(interruptible)) ? POINT_OTHER
+                                                                               : POINT_UNLISTED;
+}
+
+/* A fault's point may stand for several. */
+static bool point_covers(enum point wide, enum point point)
+{
+    const bool reads = point >= POINT_SUPERBLOCK_READ && point <= POINT_GRID_READ;
+    return wide == point || wide == POINT_ANY || (wide == POINT_CHANGE && !reads);
 }
 
 /* Counts the call and says what becomes of it. */
@@ -373,11 +499,12 @@ static enum action action_for(enum point point)
     if (point == POINT_OTHER) {
         return action;
     }
-    counts[point] += 1;
-    counts[POINT_ANY] += 1;
+    for (enum point wide = 0; wide < POINT_COUNT; wide++) {
+        counts[wide] += point_covers(wide, point);
+    }
     for (uint32_t i = 0; i < fault_count; i++) {
         const struct fault *fault = &faults[i];
-        if (fault->point != point && fault->point != POINT_ANY) {
+        if (!point_covers(fault->point, point)) {
             continue;
         }
         const uint64_t count = counts[fault->point];
@@ -418,7 +545,10 @@ static void call_shorten(struct thread *thread, struct user_regs_struct *regs)
 static void storm_blow(struct thread *thread, struct user_regs_struct *regs, enum point point)
 {
     const bool data = point < POINT_SYNC;
-    if (point == POINT_SYNC || !prng_chance(&storm_prng, 1, 3)) {
+    const bool never = point == POINT_SYNC ||
+                       (point == POINT_OUTSIDE &&
+                        !is_among(regs->orig_rax, interruptible, array_count(interruptible)));
+    if (never || !prng_chance(&storm_prng, 1, 3)) {
         return;
     }
     if (data && prng_chance(&storm_prng, 1, 2)) {
@@ -437,6 +567,9 @@ static bool call_begin(struct thread *thread, pid_t process)
         return false; /* Killed meanwhile. */
     }
     const enum point point = point_of(thread->tid, &regs);
+    if (point == POINT_UNLISTED) {
+        unlisted = regs.orig_rax;
+    }
     *thread = (struct thread){
         .tid = thread->tid, .in_call = true, .action = action_for(point), .begun = ++calls};
     switch (thread->action) {
@@ -517,10 +650,22 @@ static void call_end(struct thread *thread, pid_t process)
 /* ---- The program -------------------------------------------------------------------------------
  */
 
+/* What the filter answers to these calls. */
+static uint32_t filter_add(struct sock_filter *code, uint32_t count, const unsigned int *numbers,
+                           uint32_t number_count, uint32_t answer)
+{
+    for (uint32_t i = 0; i < number_count; i++) {
+        code[count++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, numbers[i], 0, 1);
+        code[count++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, answer);
+    }
+    return count;
+}
+
 /* In the program's process. */
 static void filter_install(void)
 {
-    struct sock_filter code[2 * (array_count(traced) + array_count(interruptible)) + 5];
+    struct sock_filter
+        code[2 * (array_count(traced) + array_count(interruptible) + array_count(harmless)) + 5];
     uint32_t count = 0;
     code[count++] =
         (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch));
@@ -529,16 +674,16 @@ static void filter_install(void)
     code[count++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
     code[count++] =
         (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr));
-    for (uint32_t i = 0; i < array_count(traced) + array_count(interruptible); i++) {
-        if (i >= array_count(traced) && !storm) {
-            break;
-        }
-        const unsigned int number =
-            i < array_count(traced) ? traced[i] : interruptible[i - array_count(traced)];
-        code[count++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, number, 0, 1);
-        code[count++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_TRACE);
+    count = filter_add(code, count, traced, array_count(traced), SECCOMP_RET_TRACE);
+    if (storm) {
+        count =
+            filter_add(code, count, interruptible, array_count(interruptible), SECCOMP_RET_TRACE);
     }
-    code[count++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+    if (audit) {
+        count = filter_add(code, count, harmless, array_count(harmless), SECCOMP_RET_ALLOW);
+    }
+    code[count++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K,
+                                                 audit ? SECCOMP_RET_TRACE : SECCOMP_RET_ALLOW);
     const struct sock_fprog program = {.len = (unsigned short)count, .filter = code};
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
         prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0) {
@@ -686,6 +831,9 @@ static void report_write(void)
     fprintf(file,
             "fired %" PRIu64 "\ninterrupted %" PRIu64 "\nkept %" PRIu64 "\nlost %" PRIu64 "\n",
             fired_count, interrupted_count, kept_count, lost_count);
+    if (counts[POINT_UNLISTED] > 0) {
+        fprintf(file, "call %llu\n", unlisted);
+    }
     if (fclose(file) != 0) {
         cannot(report_path);
     }
@@ -703,6 +851,8 @@ int main(int argc, char **argv)
         } else if (strcmp(argv[i], "--storm") == 0) {
             storm = true;
             prng_init(&storm_prng, strtoull(value, NULL, 10));
+        } else if (strcmp(argv[i], "--audit") == 0) {
+            audit = true;
         } else if (strcmp(argv[i], "--power-cut") == 0) {
             power_cut = true;
             power_seed = strtoull(value, NULL, 10);

@@ -9,6 +9,11 @@
 # then lost, kept or torn, as when the power goes. Clients write and read meanwhile; all that they see
 # in all runs is one history, and history_client checks it whole. The fault often meets recovery.
 #
+# Before that, a whole life is gone through call by call: a daemon that starts, takes a write and stops is
+# killed before the first call that changes anything outside of it, then before the second, and so on. Between two such
+# calls nothing changes, so these are all the points at which such a life can end. That fault_run counts all calls of
+# that kind is asked of the kernel: it stops the daemon at every call that is not known to be harmless.
+#
 # RUNS=1000 for a long campaign, SEED=n for the same choices again (moments are never quite the same).
 # A failure keeps the directory with the data file, the history and the logs.
 . "$(dirname "$0")/common.sh"
@@ -19,6 +24,7 @@ LOAD_MS=${LOAD_MS:-300}
 TOOLS=${HOLT_TOOLS:-$(dirname "$HOLT")}
 FILE=a.holt
 LAUNCHER=
+LISTENER= # either
 RANDOM=$((SEED % 32768))
 printf '# SEED=%d RUNS=%d\n' "$SEED" "$RUNS"
 
@@ -31,7 +37,8 @@ KINDS=(
     'reply kill-after 100 lose 137'        'grid-write kill-before 15 cut 137'
     'grid-write kill-torn 15 cut 137'      'superblock-write kill-before 4 cut 137'
     'superblock-write kill-after 4 lose 137' 'superblock-write kill-torn 4 cut 137'
-    'any kill-before 200 - 137'            'any kill-after 400 cut 137'
+    'change kill-before 200 - 137'         'change kill-after 400 cut 137'
+    'outside kill-before 12 - 137'         'outside kill-after 12 cut 137'
     'sync eio 40 lose 74'                  'sync eio 40 cut 74'
     'journal-write eio 40 cut 74'          'journal-write torn-eio 40 cut 74'
     'journal-write enospc 40 lose 73'      'superblock-write eio 4 cut 74'
@@ -61,7 +68,7 @@ launch()
     local listeners=(native nng)
     "$TOOLS/fault_run" --file $FILE --pid pid --report report "$@" -- \
         "$HOLT" start $FILE --cache 8M --workers $((RANDOM % 3)) \
-        --listener "${listeners[RANDOM % 2]}" 2>>daemon.log &
+        --listener "${LISTENER:-${listeners[RANDOM % 2]}}" 2>>daemon.log &
     LAUNCHER=$!
     until timeout 3 "$HOLT" ping --socket $FILE.sock >/dev/null 2>&1; do
         kill -0 $LAUNCHER 2>/dev/null || return 1
@@ -107,7 +114,52 @@ fi
 launch || fail "the second start"
 "$HOLT" create cells 'key u32, grp u32, value u64, filler bytes<80>, index by_group (grp)' \
     --socket $FILE.sock >/dev/null || fail "a groove"
+"$HOLT" create lives 'number u32' --socket $FILE.sock >/dev/null || fail "another groove"
 landed "a groove"
+
+# No call that changes anything but those that are counted, whoever listens.
+load=$((RUNS + 1)) # Loads have numbers: 1..RUNS are those of the runs.
+for LISTENER in nng native; do
+    load=$((load + 1))
+    launch --audit yes || fail "a start that is audited"
+    seen=$("$TOOLS/history_client" load $FILE.sock history $load 500 2>>client.log) ||
+        fail "an audited load" "$seen"
+    landed "an audit"
+    [ "$(reported outside)" -gt 0 ] && [ "$(reported unlisted)" = 0 ] ||
+        fail "all calls of the daemon are known ($LISTENER)" "$(cat report)"
+    ok "all calls of the daemon are known ($LISTENER): $(reported change) of $(reported any) change anything"
+done
+
+# Every call of a life. What an import was told of is there; all of it is, once, when each is asked for again.
+lives=0
+acknowledged=0
+LISTENER=native
+while :; do
+    lives=$((lives + 1))
+    cut=()
+    [ $((lives % 3)) = 0 ] || cut=(--power-cut $((RANDOM + 1)))
+    printf 'number\n%d\n' $lives >one.csv
+    launch --fault change:$lives:kill-before "${cut[@]}" &&
+        timeout 10 "$HOLT" import lives one.csv --name "life $lives" --socket $FILE.sock \
+            >/dev/null 2>>client.log && acknowledged=$((acknowledged + 1))
+    landed "life $lives"
+    [ "$(reported fired)" -gt 0 ] || break
+    [ $CODE = 137 ] || fail "life $lives is killed" "exit code $CODE"
+done
+LISTENER=
+same "the life that nobody ends ends well" $CODE 0
+launch || fail "a start behind all these lives"
+there=$("$HOLT" count lives --socket $FILE.sock)
+[ "$there" -ge $acknowledged ] && [ "$there" -le $lives ] ||
+    fail "what was told of in $lives lives is there" "$there of $acknowledged"
+for ((life = 1; life <= lives; life++)); do
+    printf 'number\n%d\n' $life >one.csv
+    "$HOLT" import lives one.csv --name "life $life" --socket $FILE.sock >/dev/null || fail "import again"
+done
+same "killed before each of $((lives - 1)) calls: each write is there once" \
+    "$("$HOLT" count lives --socket $FILE.sock)" $lives
+landed "the last of these lives"
+[ $lives -gt 20 ] || fail "a life has more calls than that" $lives
 
 declare -A fired_runs
 fired_total=0
