@@ -136,11 +136,167 @@ static void read_spills(struct layout *layout, const struct image *image)
     }
 }
 
+static void note_field(struct layout_field *fields, uint32_t *count, const char *name,
+                       uint64_t sector, uint64_t offset, uint32_t size)
+{
+    must(*count < LAYOUT_FIELD_MAX, "too many fields");
+    sector += offset / SECTOR_SIZE;
+    offset %= SECTOR_SIZE;
+    fields[*count] = (struct layout_field){
+        .name = name,
+        .sector = sector,
+        .offset = (uint32_t)offset,
+        .size = (uint32_t)min_u64(size, SECTOR_SIZE - offset),
+    };
+    *count += 1;
+}
+
+/* ---- State -------------------------------------------------------------------------------------
+ */
+
+enum { CATALOG_SIZE = 32, GROOVE_SIZE = 2056, SESSION_SIZE = 32, LANE_SIZE = 40 };
+
+struct field_name {
+    const char *name;
+    uint32_t offset, size;
+};
+static const struct field_name session_names[] = {
+    {"client_id", 0, 16},
+    {"uid", 16, 4},
+    {"lane_count", 20, 4},
+    {"the session's timestamp", 24, 8},
+};
+static const struct field_name lane_names[] = {
+    {"number", 0, 8},     {"commit", 8, 8},       {"timestamp", 16, 8}, {"failure_total", 24, 4},
+    {"groove_id", 28, 4}, {"object_size", 32, 4}, {"kind", 36, 1},      {"failure_count", 37, 1},
+};
+
+/* The state's content, in the blocks from `block_first` on. */
+struct state {
+    struct layout *layout;
+    uint32_t block_first;
+    uint8_t bytes[128 * 1024];
+    uint64_t size;
+};
+
+static uint32_t load_u32(const struct state *state, uint64_t at)
+{
+    uint32_t value;
+    must(at + sizeof value <= state->size, "the state is too short");
+    memcpy(&value, state->bytes + at, sizeof value);
+    return value;
+}
+
+static struct layout_block *state_block(const struct state *state, uint64_t at, uint64_t *offset)
+{
+    const uint64_t capacity = SECTOR_SIZE - BLOCK_HEADER_SIZE;
+    *offset = BLOCK_HEADER_SIZE + at % capacity;
+    return &state->layout->blocks[state->block_first + at / capacity];
+}
+
+static void note_state_fields(struct state *state, uint64_t at, const struct field_name *names,
+                              uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        uint64_t offset;
+        const struct layout_block *block = state_block(state, at + names[i].offset, &offset);
+        note_field(state->layout->session_fields, &state->layout->session_field_count,
+                   names[i].name, block->sector, offset, names[i].size);
+    }
+}
+
+/* Returns where the next lane begins. */
+static uint64_t read_lane(struct state *state, uint64_t at)
+{
+    static const struct field_name failures = {"a failure", LANE_SIZE, 8};
+    must(at + LANE_SIZE <= state->size, "a lane is cut short");
+    const uint32_t failure_count = state->bytes[at + 37];
+    uint64_t number;
+    memcpy(&number, state->bytes + at, sizeof number);
+    if (number != 0) {
+        note_state_fields(state, at, lane_names, array_count(lane_names));
+    }
+    if (failure_count > 0) {
+        note_state_fields(state, at, &failures, 1);
+    }
+    return at + LANE_SIZE + failure_count * UINT64_C(8);
+}
+
+/* Behind the catalog. */
+static void read_sessions(struct state *state)
+{
+    struct layout *layout = state->layout;
+    uint64_t at = CATALOG_SIZE + load_u32(state, 24) * (uint64_t)GROOVE_SIZE;
+    const uint64_t first = at;
+    const uint32_t session_count = load_u32(state, at);
+    const uint32_t lane_count = load_u32(state, at + 4);
+    at += 8;
+    for (; layout->session_count < session_count; layout->session_count++) {
+        const uint32_t lanes = load_u32(state, at + 20);
+        note_state_fields(state, at, session_names, array_count(session_names));
+        at += SESSION_SIZE;
+        for (uint32_t i = 0; i < lanes; i++) {
+            at = read_lane(state, at);
+        }
+        layout->lane_count += lanes;
+    }
+    must(at == state->size && layout->lane_count == lane_count, "the state's sessions");
+    for (at = first; at < state->size; at++) {
+        uint64_t offset;
+        state_block(state, at, &offset)->sessions = true;
+    }
+}
+
+static void read_state(struct layout *layout, const struct image *image)
+{
+    static struct state state;
+    const struct checkpoint_state *checkpoint = &layout->superblock.checkpoint;
+    state.layout = layout;
+    state.block_first = layout->block_count;
+    state.size = checkpoint->state_size;
+    must(state.size <= sizeof state.bytes, "the state is too long");
+    read_trailer(layout, image, checkpoint->state, state.size, BLOCK_TYPE_STATE, state.bytes);
+    read_sessions(&state);
+}
+
+/* ---- Journal -----------------------------------------------------------------------------------
+ */
+
 static const struct journal_header *journal_header_at(const struct layout *layout,
                                                       const struct image *image, uint64_t offset)
 {
     const uint64_t sector = layout->journal_sector + offset / SECTOR_SIZE;
     return (const struct journal_header *)(const void *)sector_bytes(&image->sectors[sector]);
+}
+
+/* The headers of its requests: whose they are, and which. */
+static void read_entry(struct layout *layout, const struct image *image,
+                       const struct layout_entry *entry)
+{
+    static const struct field_name names[] = {
+        {"lane", 12, 4}, {"client_id", 16, 16}, {"number", 32, 8}};
+    enum { REQUEST_SIZE = 48, ENTRY_SIZE_MAX = 64 * 1024 };
+    static uint8_t bytes[ENTRY_SIZE_MAX];
+    must(entry->sector_count <= ENTRY_SIZE_MAX / SECTOR_SIZE, "a large entry");
+    for (uint32_t i = 0; i < entry->sector_count; i++) {
+        memcpy(bytes + i * SECTOR_SIZE, sector_bytes(&image->sectors[entry->sector + i]),
+               SECTOR_SIZE);
+    }
+    uint32_t request_count;
+    memcpy(&request_count, bytes + 88, sizeof request_count);
+    uint64_t at = JOURNAL_HEADER_SIZE;
+    for (uint32_t i = 0; i < request_count; i++) {
+        uint32_t size;
+        uint64_t number;
+        memcpy(&size, bytes + at, sizeof size);
+        memcpy(&number, bytes + at + 32, sizeof number);
+        for (uint32_t k = 0; k < array_count(names) && number != 0; k++) {
+            note_field(layout->numbered_fields, &layout->numbered_field_count, names[k].name,
+                       entry->sector, at + names[k].offset, names[k].size);
+        }
+        layout->numbered_count += number != 0;
+        at += REQUEST_SIZE + align_up(size, 8);
+    }
 }
 
 static void read_journal(struct layout *layout, const struct image *image)
@@ -165,6 +321,7 @@ static void read_journal(struct layout *layout, const struct image *image)
             .sector_count = (uint32_t)div_ceil(header->size, SECTOR_SIZE),
             .seal = header->kind == JOURNAL_KIND_SEAL,
         };
+        read_entry(layout, image, &layout->entries[layout->entry_count]);
         layout->entry_count += 1;
         offset = (offset + align_up(header->size, SECTOR_SIZE)) % zone_size;
     }
@@ -182,7 +339,7 @@ void layout_read(struct layout *layout, const struct image *image)
     const struct checkpoint_state *checkpoint = &layout->superblock.checkpoint;
     read_trailer(layout, image, checkpoint->free_set, checkpoint->free_set_size,
                  BLOCK_TYPE_FREE_SET, NULL);
-    read_trailer(layout, image, checkpoint->state, checkpoint->state_size, BLOCK_TYPE_STATE, NULL);
+    read_state(layout, image);
     read_manifest(layout, image);
     read_spills(layout, image);
     read_journal(layout, image);
@@ -207,25 +364,4 @@ const struct layout_entry *layout_entry_at(const struct layout *layout, uint64_t
         }
     }
     return NULL;
-}
-
-const char *layout_type_name(enum block_type type)
-{
-    switch (type) {
-    case BLOCK_TYPE_FREE_SET:
-        return "free set";
-    case BLOCK_TYPE_STATE:
-        return "state";
-    case BLOCK_TYPE_MANIFEST:
-        return "manifest";
-    case BLOCK_TYPE_INDEX:
-        return "table index";
-    case BLOCK_TYPE_VALUE:
-        return "values";
-    case BLOCK_TYPE_FILTER:
-        return "filter";
-    case BLOCK_TYPE_SPILL:
-        return "spill list";
-    }
-    return "unknown";
 }

@@ -110,8 +110,21 @@ struct sector sector_make(struct sector_arena *arena, const uint8_t *bytes)
     return (struct sector){.bytes = copy, .hash = hash == 0 ? 1 : hash};
 }
 
+static const uint8_t unreadable[1];
+
+struct sector sector_unreadable(void)
+{
+    return (struct sector){.bytes = unreadable, .hash = UINT64_C(0xBAD5EC7012345678)};
+}
+
+bool sector_is_unreadable(const struct sector *sector)
+{
+    return sector->bytes == unreadable;
+}
+
 const uint8_t *sector_bytes(const struct sector *sector)
 {
+    assert(!sector_is_unreadable(sector));
     return sector->bytes != NULL ? sector->bytes : zeros;
 }
 
@@ -183,13 +196,17 @@ static enum status disk_read(struct io *io, uint64_t offset, void *buffer, size_
     uint8_t *bytes = buffer;
 
     disk_lock(disk);
-    const bool within = index + count <= disk->image.sector_count && !disk->dead;
-    for (uint64_t i = 0; within && i < count; i++) {
-        memcpy(bytes + i * SECTOR_SIZE, sector_bytes(&disk->image.sectors[index + i]), SECTOR_SIZE);
+    bool readable = index + count <= disk->image.sector_count && !disk->dead;
+    for (uint64_t i = 0; readable && i < count; i++) {
+        const struct sector *sector = &disk->image.sectors[index + i];
+        readable = !sector_is_unreadable(sector);
+        if (readable) {
+            memcpy(bytes + i * SECTOR_SIZE, sector_bytes(sector), SECTOR_SIZE);
+        }
     }
     disk_unlock(disk);
     atomic_fetch_add_explicit(&disk->read_count, 1, memory_order_relaxed);
-    return within ? STATUS_OK : STATUS_IO;
+    return readable ? STATUS_OK : STATUS_IO;
 }
 
 /* Takes its time, so that what other threads do meanwhile is between this call and the last. */

@@ -6,7 +6,9 @@
  *   image_io   an image as a disk: writes go to new sectors, and to a trace if there is one
  *   trace      every write and sync in the order in which they happened, with the bytes
  *
- * Nothing here fails but for want of memory, which aborts. */
+ * Nothing here fails but reads of sectors that are unreadable, and for want of memory, which
+ * aborts.
+ */
 #pragma once
 
 #include <pthread.h>
@@ -56,6 +58,9 @@ uint64_t image_hash(const struct image *image);
 
 /* A sector of these bytes, copied to the arena unless they are zeros. */
 struct sector sector_make(struct sector_arena *arena, const uint8_t *bytes);
+/* A sector that cannot be read until it is written again. It has no bytes. */
+struct sector sector_unreadable(void);
+bool sector_is_unreadable(const struct sector *sector);
 /* Its bytes, of zeros too. */
 const uint8_t *sector_bytes(const struct sector *sector);
 

@@ -1,11 +1,14 @@
 /* A forest on a disk image, asked for things, beside the model of what it must then hold.
  *
  * The n-th request is the n-th commit, so the model knows what every commit did before it is
- * answered. Everything runs on the calling thread unless the driver was opened with threads. */
+ * answered. While there are sessions, three of four requests belong to one and are numbered. All
+ * that an answer says must be what the model says. Everything runs on the calling thread unless the
+ * driver was opened with threads. */
 #pragma once
 
 #include "tests/harness/disk_image.h"
 #include "tests/harness/forest_fixture.h"
+#include "tests/harness/model_request.h"
 #include "tests/harness/object_model.h"
 
 enum { DRIVER_PENDING_MAX = 64 };
@@ -16,12 +19,13 @@ struct model_driver {
     struct model model;
     struct prng prng;
     _Atomic uint64_t issued, acknowledged; /* commits */
+    uint64_t numbered_count, evicted_count;
 
     struct driver_pending {
         uint64_t commit;
-        uint32_t entry_first;   /* of the model's store */
-        uint32_t failure_count; /* expected */
-        bool creates;           /* the entry is of a groove that is made */
+        struct model_mark before;                       /* of the model's store */
+        struct event_failure failures[MODEL_EVENT_MAX]; /* [failure_count], expected */
+        uint32_t failure_count;
     } pending[DRIVER_PENDING_MAX];
     uint32_t pending_first, pending_count;
     bool atomic;                 /* so are writes that are submitted from now on */
@@ -45,9 +49,15 @@ struct driver_state {
     uint64_t now_ns;
 };
 void driver_save(const struct model_driver *driver, struct driver_state *state);
-void driver_state_deinit(struct driver_state *state);
-/* The disk and the model become what was saved; the forest is not touched. */
+
+/* The machine stops, and is started again with `image` on its disk: driver_open opens that. */
+void driver_stop(struct model_driver *driver, const struct image *image, uint64_t now_ns);
+/* The same, with what is known of it, before it is opened. */
 void driver_load(struct model_driver *driver, const struct driver_state *state);
+/* False: it does not open; the fixture knows why. */
+bool driver_open(struct model_driver *driver);
+/* What opened is `model` as of the last commit that was recovered. */
+void driver_recovered(struct model_driver *driver, const struct model *model);
 
 /* Queues a write of `count` events of one type; does not wait. */
 void driver_submit(struct model_driver *driver, uint32_t groove, enum event_type type,
@@ -55,8 +65,16 @@ void driver_submit(struct model_driver *driver, uint32_t groove, enum event_type
 /* The same, and waits. What the forest refuses is taken back from the model; returns the result. */
 enum request_result driver_write(struct model_driver *driver, uint32_t groove, enum event_type type,
                                  const uint32_t *numbers, uint32_t count);
+/* Queues a request of guarded, linked sections to all grooves; does not wait. */
+void driver_submit_chains(struct model_driver *driver);
 void driver_create(struct model_driver *driver, uint32_t groove);
 void driver_drop(struct model_driver *driver, uint32_t groove);
+/* Opens the client's session, for which another one may have to go; or closes the one it has. */
+void driver_session(struct model_driver *driver, uint32_t client);
+/* What clients do that were not answered: sends again, in their order, the numbered requests of
+ * `model` up to `commit` that were not recovered. Each is new to its lane. Those that rest on what
+ * is gone, too, are left out. Returns how many. */
+uint32_t driver_retry(struct model_driver *driver, const struct model *model, uint64_t commit);
 /* Until everything is answered. */
 void driver_settle(struct model_driver *driver);
 /* Idle beats to the end of the bar, where a checkpoint is taken; and to its join. */

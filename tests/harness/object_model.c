@@ -7,6 +7,8 @@
 
 #include "engine/forest_internal.h"
 #include "pool/base.h"
+#include "tests/harness/model_request.h"
+#include "tests/harness/session_model.h"
 
 enum { PAD_SIZE = 896, INDEX_BY_A = 0, INDEX_BY_BC, INDEX_BY_NOTE, INDEX_BY_CODE };
 enum { GROOVE_PADDED = 0, GROOVE_CODED = 1 };
@@ -20,14 +22,16 @@ static const char notes[MODEL_NOTE_COUNT][NOTE_SIZE] = {
 /* ---- History -----------------------------------------------------------------------------------
  */
 
-void model_store_init(struct model_store *store, uint32_t entry_max)
+void model_store_init(struct model_store *store, uint32_t entry_max, uint32_t request_max)
 {
     *store = (struct model_store){
         .entries = malloc(entry_max * sizeof(struct model_entry)),
         .entry_count = 1,
         .entry_max = entry_max,
+        .requests = malloc(request_max * sizeof(struct model_request)),
+        .request_max = request_max,
     };
-    if (store->entries == NULL) {
+    if (store->entries == NULL || store->requests == NULL) {
         abort();
     }
 }
@@ -35,7 +39,20 @@ void model_store_init(struct model_store *store, uint32_t entry_max)
 void model_store_deinit(struct model_store *store)
 {
     free(store->entries);
+    free(store->requests);
     *store = (struct model_store){0};
+}
+
+struct model_mark model_store_mark(const struct model_store *store)
+{
+    return (struct model_mark){store->entry_count, store->request_count};
+}
+
+void model_store_rewind(struct model_store *store, const struct model_mark *mark)
+{
+    assert(mark->entry_count <= store->entry_count && mark->request_count <= store->request_count);
+    store->entry_count = mark->entry_count;
+    store->request_count = mark->request_count;
 }
 
 void model_init(struct model *model, struct model_store *store)
@@ -54,6 +71,13 @@ static uint32_t entry_at(const struct model *model, uint32_t head, uint64_t comm
 void model_branch(struct model *branch, const struct model *model, uint64_t commit)
 {
     branch->store = model->store;
+    for (uint32_t client = 0; client < MODEL_CLIENT_MAX; client++) {
+        branch->session_heads[client] = entry_at(model, model->session_heads[client], commit);
+        for (uint32_t lane = 0; lane < SESSION_LANE_MAX; lane++) {
+            branch->lane_heads[client][lane] =
+                entry_at(model, model->lane_heads[client][lane], commit);
+        }
+    }
     for (uint32_t groove = 0; groove < MODEL_GROOVE_MAX; groove++) {
         branch->groove_heads[groove] = entry_at(model, model->groove_heads[groove], commit);
         for (uint32_t number = 0; number < MODEL_OBJECT_MAX; number++) {
@@ -62,10 +86,16 @@ void model_branch(struct model *branch, const struct model *model, uint64_t comm
     }
 }
 
+const struct model_entry *model_at(const struct model *model, uint32_t head, uint64_t commit)
+{
+    const uint32_t index = entry_at(model, head, commit);
+    return index == 0 ? NULL : &model->store->entries[index];
+}
+
 static const struct model_entry *existing(const struct model *model, uint32_t head, uint64_t commit)
 {
-    const struct model_entry *entry = &model->store->entries[entry_at(model, head, commit)];
-    return entry != model->store->entries && entry->exists ? entry : NULL;
+    const struct model_entry *entry = model_at(model, head, commit);
+    return entry != NULL && entry->exists ? entry : NULL;
 }
 
 const struct model_entry *model_groove(const struct model *model, uint32_t groove, uint64_t commit)
@@ -84,14 +114,16 @@ const struct model_entry *model_object(const struct model *model, uint32_t groov
     return of_groove != NULL && entry != NULL && entry->commit > of_groove->commit ? entry : NULL;
 }
 
-static struct model_entry *add(struct model *model, uint32_t *head)
+struct model_entry *model_add(struct model *model, uint32_t *head, enum model_kind kind,
+                              uint64_t commit)
 {
     struct model_store *store = model->store;
     if (store->entry_count == store->entry_max) {
         abort();
     }
     struct model_entry *entry = &store->entries[store->entry_count];
-    *entry = (struct model_entry){.head = head, .before = *head};
+    *entry = (struct model_entry){
+        .head = head, .before = *head, .kind = kind, .exists = true, .commit = commit};
     *head = store->entry_count;
     store->entry_count += 1;
     return entry;
@@ -100,9 +132,7 @@ static struct model_entry *add(struct model *model, uint32_t *head)
 void model_groove_set(struct model *model, uint32_t groove, uint64_t commit, bool exists)
 {
     assert(groove < MODEL_GROOVE_MAX);
-    struct model_entry *entry = add(model, &model->groove_heads[groove]);
-    entry->commit = commit;
-    entry->exists = exists;
+    model_add(model, &model->groove_heads[groove], MODEL_GROOVE, commit)->exists = exists;
 }
 
 /* Whether another object has this code. */
@@ -119,11 +149,34 @@ static bool code_is_taken(const struct model *model, uint32_t groove, uint32_t o
     return false;
 }
 
+/* The version of what was not yet told of is nobody's to ask for. */
+static bool guard_holds(struct event_guard guard, const struct model_entry *old)
+{
+    switch (guard.kind) {
+    case EVENT_GUARD_NONE:
+        return true;
+    case EVENT_GUARD_ABSENT:
+        return old == NULL;
+    case EVENT_GUARD_PRESENT:
+        return old != NULL;
+    case EVENT_GUARD_VERSION:
+        assert(guard.version != 0);
+        return old != NULL && old->version == guard.version;
+    }
+    abort();
+}
+
 enum event_result model_event(struct model *model, uint32_t groove, uint32_t number,
-                              enum event_type type, const struct model_fields *fields,
-                              uint64_t commit, uint32_t event)
+                              enum event_type type, struct event_guard guard,
+                              const struct model_fields *fields, uint64_t commit, uint32_t event)
 {
     const struct model_entry *old = model_object(model, groove, number, commit);
+    if (!guard_holds(guard, old)) {
+        return EVENT_RESULT_GUARD;
+    }
+    if (type == EVENT_TYPE_CHECK) {
+        return EVENT_RESULT_OK;
+    }
     if (type == EVENT_TYPE_INSERT && old != NULL) {
         return EVENT_RESULT_EXISTS;
     }
@@ -134,8 +187,8 @@ enum event_result model_event(struct model *model, uint32_t groove, uint32_t num
         code_is_taken(model, groove, number, fields->code, commit)) {
         return EVENT_RESULT_UNIQUE;
     }
-    struct model_entry *entry = add(model, &model->heads[groove][number]);
-    entry->commit = commit;
+    struct model_entry *entry =
+        model_add(model, &model->heads[groove][number], MODEL_OBJECT, commit);
     entry->event = event;
     entry->exists = type != EVENT_TYPE_REMOVE;
     entry->fields = *fields;
@@ -154,14 +207,29 @@ void model_undo(struct model *model, uint32_t first)
     }
 }
 
-void model_times(struct model *model, uint32_t first, uint64_t commit, uint64_t timestamp)
+void model_told(struct model *model, uint32_t first, const struct request_outcome *outcome)
 {
+    struct model_entry *entries = model->store->entries;
     for (uint32_t i = first; i < model->store->entry_count; i++) {
-        struct model_entry *entry = &model->store->entries[i];
-        if (entry->commit == commit) {
-            entry->version = timestamp + entry->event;
-            entry->timestamp =
-                entry->made ? entry->version : model->store->entries[entry->before].timestamp;
+        struct model_entry *entry = &entries[i];
+        if (entry->commit != outcome->commit) {
+            continue;
+        }
+        entry->timestamp = outcome->timestamp;
+        switch (entry->kind) {
+        case MODEL_OBJECT:
+            entry->version = outcome->timestamp + entry->event;
+            entry->timestamp = entry->made ? entry->version : entries[entry->before].timestamp;
+            break;
+        case MODEL_GROOVE:
+            entry->groove_id = outcome->groove_id;
+            break;
+        case MODEL_LANE:
+            entry->lane.groove_id = outcome->groove_id;
+            entry->lane.object_size = outcome->object_size;
+            break;
+        case MODEL_SESSION:
+            break;
         }
     }
 }
@@ -286,8 +354,8 @@ static struct read_request *read_one(struct look *look, enum read_kind kind, uin
     } else if (request->result == REQUEST_RESULT_CORRUPT && check->may_be_corrupt) {
         check->corrupt_reads += 1;
         const uint64_t address = request->scratch->bad_address;
-        if (check->damaged[0] != 0 && address != check->damaged[0] &&
-            address != check->damaged[1]) {
+        if (check->damaged[0] != 0 &&
+            (address == 0 || (address != check->damaged[0] && address != check->damaged[1]))) {
             (void)wrong(look, "a read names address", address, address, check->damaged[0]);
         }
     } else {
@@ -515,6 +583,10 @@ bool model_compare(const struct model *model, uint64_t commit, struct forest_fix
     look.fixture = fixture;
     look.check = check;
     check->reason[0] = '\0';
+    if (!model_compare_sessions(model, commit, fixture->forest, check->reason,
+                                sizeof check->reason)) {
+        return false;
+    }
     for (uint32_t groove = 0; groove < MODEL_GROOVE_MAX; groove++) {
         struct groove_spec spec;
         model_spec(&spec, groove);
