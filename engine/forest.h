@@ -149,6 +149,10 @@ enum forest_admission forest_batch_add(struct forest *forest, enum request_kind 
                                        const struct request_session *session, void *context,
                                        enum request_result *result, const char **reason);
 
+/* Forest thread. While it is shared, what waits for the journal is not all that there is to do: the
+ * forest thread writes no entry itself, for others would wait with it. */
+void forest_share(struct forest *forest, bool shared);
+
 /* Another number than before: another batch gathers than before. */
 uint64_t forest_gathering_number(const struct forest *forest);
 

@@ -160,6 +160,11 @@ static void add_internal(struct forest *forest, struct batch *batch, enum reques
     assert(admission == BATCH_ADDED);
 }
 
+void forest_share(struct forest *forest, bool shared)
+{
+    forest->shared = shared;
+}
+
 uint64_t forest_gathering_number(const struct forest *forest)
 {
     return forest->gathering_number;
@@ -653,7 +658,7 @@ static bool memory_room(struct forest *forest, const struct batch *batch)
 static bool may_write_here(struct forest *forest, const struct batch *batch)
 {
     const uint64_t wait_ns_max = forest->options.journal_wait_ns_max;
-    return wait_ns_max > 0 && forest->journal.write_ns <= wait_ns_max &&
+    return wait_ns_max > 0 && !forest->shared && forest->journal.write_ns <= wait_ns_max &&
            batch->size <= WRITE_HERE_SIZE_MAX && forest_reads_busy(forest) == 0;
 }
 

@@ -1088,6 +1088,7 @@ static bool submit_read(struct dispatch *dispatch)
 bool dispatch_submit(struct dispatch *dispatch)
 {
     bool any = false;
+    forest_share(dispatch->forest, several_ask(dispatch));
     while (dispatch->writes.count > 0 && submit_write(dispatch)) {
         any = true;
     }

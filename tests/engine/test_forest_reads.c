@@ -348,6 +348,37 @@ Test(forest_reads, a_write_does_not_wait_for_reads)
     end_long();
 }
 
+/* Who writes the entry of a small write: the forest thread, or the journal's. */
+static bool journal_thread_writes(void)
+{
+    static uint8_t body[1024];
+    struct fixture_object object = {.a = 1};
+    fixture_id(object.id, ++object_count);
+    const uint32_t size = fixture_body(body, fixture.groove_id, EVENT_TYPE_INSERT, &object, 1);
+    fixture_submit(&fixture, REQUEST_KIND_WRITE, body, size);
+    while (fixture.forest->committing == NULL) {
+        (void)forest_tick(fixture.forest);
+    }
+    const bool waits = workers_are_wanted(&fixture.journal_worker);
+    fixture_settle(&fixture);
+    return waits;
+}
+
+Test(forest_reads, while_several_ask_the_forest_thread_does_not_wait_for_the_disk)
+{
+    const struct geometry geometry = geometry_tiny();
+    fixture_init(&fixture, &geometry);
+    fixture.journal_wait_ns_max = UINT64_MAX;
+    fixture_open(&fixture, 0, false);
+    fixture_create(&fixture);
+    cr_assert(not(journal_thread_writes()));
+    forest_share(fixture.forest, true);
+    cr_assert(journal_thread_writes());
+    forest_share(fixture.forest, false);
+    cr_assert(not(journal_thread_writes()));
+    end_long();
+}
+
 Test(forest_reads, a_read_looks_through_no_more_than_its_budget)
 {
     const struct geometry geometry = geometry_tiny();
