@@ -4,21 +4,24 @@
 # and answer. All run at once and are asked in turns, so that whatever else the machine does meets
 # all; ratios are of one round, and their median is told.
 #
-#   benchmarks/ipc.sh [--rounds 5] [--seconds 2] [--objects 100K] [--block-size 32K]
+#   benchmarks/ipc.sh [--rounds 5] [--seconds 2] [--objects 100K] [--block-size 32K] [--checkpoints 0]
 #
-# --objects: how many are in the file before (10M: a grown file).
+# --objects: how many are in the file before (10M: a grown file). --checkpoints: at the end, to each
+# daemon, started anew, 32 clients write until so many checkpoints were made; told is by how much the
+# slowest request was slower than the slowest durable write.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source benchmarks/load/common.sh
 
 BUILD=$(dirname "$HOLT")
-rounds=5 seconds=2 objects=100K block_size=32K
+rounds=5 seconds=2 objects=100K block_size=32K checkpoints=0
 while [ $# -ge 2 ]; do
     case $1 in
     --rounds) rounds=$2 ;;
     --seconds) seconds=$2 ;;
     --objects) objects=$2 ;;
     --block-size) block_size=$2 ;;
+    --checkpoints) checkpoints=$2 ;;
     *) break ;;
     esac
     shift 2
@@ -40,6 +43,22 @@ stop_all()
     [ "${KEEP:-0}" = 1 ] || rm -f "${FILES[@]}"
 }
 
+# start NAME: its daemon, ready, with its memory populated: that takes a processor for seconds.
+start()
+{
+    local name=$1 faults before=-1
+    local data=$HOLT_BENCH_DIR/ipc-${name#holt-}.holt
+    "$HOLT" start "$data" --listener "${name#holt-}" >>"$data.log" 2>&1 &
+    pids[$name]=$!
+    "$HOLT" ping --wait "$START_TIMEOUT_S" --socket "${sockets[$name]}" >/dev/null
+    faults=$(cut -d' ' -f10 "/proc/${pids[$name]}/stat")
+    while [ "$faults" != "$before" ]; do
+        sleep 0.5
+        before=$faults
+        faults=$(cut -d' ' -f10 "/proc/${pids[$name]}/stat")
+    done
+}
+
 mkdir -p "$HOLT_BENCH_DIR"
 trap stop_all EXIT
 machine
@@ -59,11 +78,9 @@ for listener in native nng; do
     data=$HOLT_BENCH_DIR/ipc-$listener.holt
     sockets[$name]=$data.sock
     FILES+=("$data" "$data.sock" "$data.log")
-    rm -f "$data" "$data.sock"
+    rm -f "$data" "$data.sock" "$data.log"
     "$HOLT" format "$data" --block-size "$block_size" >/dev/null
-    "$HOLT" start "$data" --listener "$listener" >"$data.log" 2>&1 &
-    pids[$name]=$!
-    "$HOLT" ping --wait "$START_TIMEOUT_S" --socket "${sockets[$name]}" >/dev/null
+    start "$name"
     "$HOLT_LOAD" "${sockets[$name]}" --json --count "$objects" >/dev/null 2>&1 ||
         fail "the load of $name failed"
 done
@@ -144,6 +161,36 @@ scenario "one synchronous client of libholt" raw:holt-native -- --client libholt
 scenario "32 synchronous clients" raw:holt-native raw:holt-nng nng:holt-nng -- --clients 32
 scenario "one client with 64 in flight" raw:holt-native raw:holt-nng nng:holt-nng -- --in-flight 64
 scenario "one client of libholt with 64 in flight" raw:holt-native -- --in-flight 64 --client libholt
+
+checkpoint_count() { sed -n 's/.*"checkpoint":{[^}]*"count":\([0-9]*\).*/\1/p'; }
+
+# across NAME: 32 clients, until enough checkpoints were made.
+across()
+{
+    local name=$1 made=0 slowest=0 stat result
+    kill -TERM "${pids[$name]}"
+    wait "${pids[$name]}" || fail "$name did not stop cleanly"
+    start "$name"
+    local before
+    before=$(checkpoint_count <<<"$("$HOLT" stat --socket "${sockets[$name]}" --json)")
+    while [ "$made" -lt "$checkpoints" ]; do
+        result=$("$BUILD/ipc_load" "${sockets[$name]}" --seconds 5 --first "$first" --clients 32)
+        first=$((first + 1000000000000))
+        slowest=$(printf '%s\n' "$slowest" "$(field max_us <<<"$result")" | sort -g | tail -n 1)
+        stat=$("$HOLT" stat --socket "${sockets[$name]}" --json)
+        made=$(($(checkpoint_count <<<"$stat") - before))
+    done
+    local write
+    write=$(field write_max_us <<<"$stat")
+    row "$name, $made checkpoints" "slowest request $slowest us, slowest durable write $write us: $(
+        calculate "($slowest - $write) / 1000" %.1f) ms more"
+}
+
+if [ "$checkpoints" -gt 0 ]; then
+    printf '\n'
+    across holt-native
+    across holt-nng
+fi
 
 printf '\n'
 for name in holt-native holt-nng; do

@@ -732,6 +732,8 @@ void forest_stats(struct forest *forest, struct forest_stats *stats)
         .journal_size = forest->geometry.journal_size,
         .journal_bytes_written = forest->journal.written_bytes,
         .journal_entries = forest->journal.written_count,
+        .journal_write_ns = forest->journal.write_ns,
+        .journal_write_ns_max = forest->journal.write_ns_max,
         .blocks_acquired = forest->free_set.acquired_count,
         .blocks_released = forest->free_set.released_count + forest->free_set.releasing_count,
         .blocks_grown = atomic_load(&forest->grid.block_count),

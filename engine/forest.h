@@ -307,6 +307,7 @@ struct forest_stats {
     struct checksum checkpoint_id;
     uint64_t superblock_sequence;
     uint64_t journal_used, journal_size, journal_bytes_written, journal_entries;
+    uint64_t journal_write_ns, journal_write_ns_max; /* of the last writes; of all since open */
     uint64_t blocks_acquired, blocks_released, blocks_grown, blocks_max; /* grid */
     uint64_t blocks_kept; /* from writes, for merges and removes: with fewer, they are refused */
     uint64_t blocks_written, blocks_read;

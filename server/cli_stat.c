@@ -87,8 +87,9 @@ static void print_stat(const json_t *root)
     printf("commits     %s durable\n", cli_grouped(number(root, "commits", "durable"), a));
     printf("checkpoint  op %" PRIu64 ", %" PRIu64 " since start\n",
            number(root, "checkpoint", "op"), number(root, "checkpoint", "count"));
-    printf("journal     %s of %s used\n", size_of(number(root, "journal", "used"), a),
-           size_of(number(root, "journal", "size"), b));
+    printf("journal     %s of %s used, a write takes %" PRIu64 " us\n",
+           size_of(number(root, "journal", "used"), a), size_of(number(root, "journal", "size"), b),
+           number(root, "journal", "write_mean_us"));
     printf("grid        %s in use, %s to be reused, file grown to %s\n",
            size_of(number(root, "grid", "blocks_acquired") * block_size, a),
            size_of(number(root, "grid", "blocks_released") * block_size, b),

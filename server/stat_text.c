@@ -11,6 +11,8 @@
 
 enum { GROOVE_TEXT_SIZE = 8192 }; /* 32 fields and 16 indexes of 31-byte names */
 
+static const uint64_t ns_per_us = 1000;
+
 static void write_text(struct json_writer *writer, const char *name, const char *text)
 {
     json_text(writer, name, text, strlen(text));
@@ -40,6 +42,8 @@ static void write_forest(struct json_writer *writer, const struct forest_stats *
     json_u64(writer, "size", stats->journal_size);
     json_u64(writer, "entries", stats->journal_entries);
     json_u64(writer, "bytes_written", stats->journal_bytes_written);
+    json_u64(writer, "write_mean_us", stats->journal_write_ns / ns_per_us);
+    json_u64(writer, "write_max_us", stats->journal_write_ns_max / ns_per_us);
     json_object_end(writer);
 
     json_object_begin(writer, "grid");

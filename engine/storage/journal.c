@@ -366,8 +366,7 @@ static void write_durably(struct journal *journal)
         status = io_sync(journal->io);
     }
     journal->write_status = status;
-    const uint64_t took_ns = clock_monotonic_ns(journal->clock) - begin_ns;
-    journal->write_ns = journal->write_ns - journal->write_ns / 8 + took_ns / 8;
+    journal->write_took_ns = clock_monotonic_ns(journal->clock) - begin_ns;
 }
 
 /* On the journal thread; or on the forest thread, when the team has no thread. */
@@ -443,6 +442,8 @@ bool journal_reap(struct journal *journal, enum status *status)
         }
     }
     journal->writing = false;
+    journal->write_ns = journal->write_ns - journal->write_ns / 8 + journal->write_took_ns / 8;
+    journal->write_ns_max = max_u64(journal->write_ns_max, journal->write_took_ns);
     journal->written_bytes += journal->write_size;
     journal->written_count += 1;
     *status = journal->write_status;

@@ -93,7 +93,9 @@ struct journal {
     bool writing;             /* forest thread's view: submitted and not yet reaped */
     _Atomic bool write_done;  /* set by the worker (release) */
     enum status write_status; /* valid once write_done */
+    uint64_t write_took_ns;   /* likewise */
     uint64_t write_ns;        /* that a write takes: a mean in which the last ones count most */
+    uint64_t write_ns_max;    /* since open, for stat */
     uint64_t written_bytes;   /* since open, for stat */
     uint64_t written_count;
 
