@@ -120,7 +120,7 @@ print(*(json.loads(line)["balance"] for line in sys.stdin))'; }
     same "$listener: four at once" "$(balances)" "710 1290"
     same "$listener: each left a record" "$("$HOLT" count transfer)" 6
     expect "$listener: many" 0 "3000 written, 0 failed" pc/many 3000
-    many_beside_kills 10000
+    many_beside_kills 50000
     output=$(PYTHONPATH=$PYTHON "$REPOSITORY/tests/system/python_client.py" "$DAEMON" 2>&1) || code=$?
     sed -E "s/^(ok|not ok) /&$listener: python: /" <<<"$output"
     [ "${code:-0}" = 0 ] || not_ok "$listener: python" "exit code $code"
