@@ -545,8 +545,10 @@ static void call_shorten(struct thread *thread, struct user_regs_struct *regs)
 static void storm_blow(struct thread *thread, struct user_regs_struct *regs, enum point point)
 {
     const bool data = point < POINT_SYNC;
+    const bool of_files = regs->orig_rax == SYS_pread64 || regs->orig_rax == SYS_pwrite64 ||
+                          regs->orig_rax == SYS_fsync;
     const bool never = point == POINT_SYNC ||
-                       (point == POINT_OUTSIDE &&
+                       ((point == POINT_OUTSIDE || (point == POINT_OTHER && !of_files)) &&
                         !is_among(regs->orig_rax, interruptible, array_count(interruptible)));
     if (never || !prng_chance(&storm_prng, 1, 3)) {
         return;
