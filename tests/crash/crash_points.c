@@ -36,8 +36,8 @@ static struct settings {
 } settings = {
     .length = WORKLOAD_LENGTH_MAX,
     .long_size = 540,
-    .stride = 70,
-    .nested = 400,
+    .stride = 90,
+    .nested = 600,
 };
 
 enum counter {

@@ -233,7 +233,7 @@ static void daemon_turn_end(struct daemon *daemon)
     daemon->turning_wanted = false;
 }
 
-/* The server answers while it drains, so this goes on in turns. */
+/* Who turns the listener is the one who answers, too. */
 UNUSED_OK static bool daemon_drain(struct daemon *daemon, uint32_t timeout_ms)
 {
     if (!daemon_turned) {
@@ -243,6 +243,9 @@ UNUSED_OK static bool daemon_drain(struct daemon *daemon, uint32_t timeout_ms)
     bool drained = false;
     for (uint32_t waited_ms = 0; !drained && waited_ms <= timeout_ms; waited_ms += STEP_MS) {
         daemon_turn_begin(daemon);
+        pthread_mutex_lock(&daemon->mutex);
+        daemon_serve_all(daemon);
+        pthread_mutex_unlock(&daemon->mutex);
         drained = listener_drain(daemon->listener, STEP_MS);
         daemon_turn_end(daemon);
     }
@@ -367,8 +370,9 @@ UNUSED_OK static void daemon_end(struct daemon *daemon)
 UNUSED_OK static struct client *daemon_client(const struct daemon *daemon)
 {
     struct client *client;
-    const enum client_status status =
-        client_open(&(struct client_options){.socket_path = daemon->path}, &client);
+    const enum client_status status = client_open(
+        &(struct client_options){.socket_path = daemon->path, .connect_timeout_ms = 20 * 1000},
+        &client);
     cr_assert(status == CLIENT_OK, "%s", client_status_text(status));
     return client;
 }

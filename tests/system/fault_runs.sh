@@ -18,7 +18,7 @@
 # A failure keeps the directory with the data file, the history and the logs.
 . "$(dirname "$0")/common.sh"
 
-RUNS=${RUNS:-120}
+RUNS=${RUNS:-80}
 SEED=${SEED:-$(date +%s)}
 LOAD_MS=${LOAD_MS:-300}
 TOOLS=${HOLT_TOOLS:-$(dirname "$HOLT")}
