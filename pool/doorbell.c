@@ -45,8 +45,7 @@ void doorbell_ring(struct doorbell *bell)
     if (sleeper == DOORBELL_POLLING) {
         const uint64_t one = 1;
         const ssize_t written = write(bell->poll_fd, &one, sizeof one);
-        assert(written ==
-               sizeof one); /* The counter is never near its end: it is read each time. */
+        assert(written == sizeof one); /* The counter never comes near its end. */
         (void)written;
     }
     mutex_unlock(&bell->mutex);
@@ -75,9 +74,13 @@ void doorbell_wait(struct doorbell *bell, uint64_t seen, uint64_t timeout_ns)
 
     mutex_lock(&bell->mutex);
     assert(atomic_load(&bell->sleeper) == DOORBELL_AWAKE); /* One waits. */
-    atomic_store(&bell->sleeper, DOORBELL_WAITING);
     bool in_time = true;
-    while (in_time && atomic_load(&bell->count) == seen) {
+    while (in_time) {
+        /* Each time: a ringer of before, who was late to wake us, may have done so now. */
+        atomic_store(&bell->sleeper, DOORBELL_WAITING);
+        if (atomic_load(&bell->count) != seen) {
+            break;
+        }
         if (forever) {
             mutex_wait(&bell->mutex, &bell->rung);
         } else {

@@ -80,6 +80,37 @@ Test(doorbell, two_threads_hear_each_other)
     cr_assert(eq(int, pthread_join(thread, NULL), 0));
 }
 
+static void *wait_for_the_first_ring(void *argument)
+{
+    (void)argument;
+    doorbell_wait(&bell, 0, DOORBELL_WAIT_FOREVER);
+    return NULL;
+}
+
+static bool sleeps(void)
+{
+    for (int i = 0; i < 10000 && atomic_load(&bell.sleeper) != DOORBELL_WAITING; i++) {
+        poll(NULL, 0, 1);
+    }
+    return atomic_load(&bell.sleeper) == DOORBELL_WAITING;
+}
+
+/* A ringer whose ring was heard before he came to wake the sleeper wakes him from his next sleep,
+ * for nothing: the second half of doorbell_ring. Then the sleeper must say again that he sleeps. */
+Test(doorbell, a_ringer_who_is_late_does_not_make_the_next_ring_unheard)
+{
+    pthread_t thread;
+    cr_assert(eq(int, pthread_create(&thread, NULL, wait_for_the_first_ring, NULL), 0));
+    cr_assert(sleeps());
+    mutex_lock(&bell.mutex);
+    atomic_store(&bell.sleeper, DOORBELL_AWAKE);
+    mutex_unlock(&bell.mutex);
+    pthread_cond_signal(&bell.rung);
+    cr_assert(sleeps());
+    doorbell_ring(&bell);
+    cr_assert(eq(int, pthread_join(thread, NULL), 0));
+}
+
 /* ---- Beside descriptors ------------------------------------------------------------------------
  */
 

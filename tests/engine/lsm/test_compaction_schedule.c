@@ -758,7 +758,9 @@ static void damage_stops(uint64_t seed, uint32_t worker_count, bool flip)
         }
     }
     if (!flip) {
-        sim_io_fail_reads(&world.sim, 3, STATUS_IO);
+        /* A window that cannot be read is read by blocks, a block once more: each worker may meet
+         * two failures and go on, and then one has to be left. */
+        sim_io_fail_reads(&world.sim, 2 * (uint32_t)max_u64(worker_count, 1) + 1, STATUS_IO);
         planned = true;
     }
     progress(1, 1);
