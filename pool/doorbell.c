@@ -50,7 +50,9 @@ void doorbell_ring(struct doorbell *bell)
     }
     mutex_unlock(&bell->mutex);
     if (sleeper == DOORBELL_WAITING) {
-        pthread_cond_signal(&bell->rung); /* Without the mutex, which the woken one takes. */
+        /* Without the mutex, which the woken one takes: there is but one waiter (see job_queue.c).
+         */
+        pthread_cond_signal(&bell->rung);
     }
 }
 
