@@ -1,7 +1,7 @@
-/* Requests on their way from the listener's threads to the forest thread, and the account of those
- * that wait there.
+/* Requests on their way from the listener (nng's threads, or listener_wait) to the forest thread,
+ * and the account of those that wait there.
  *
- *   push (listener threads) ──► [ oldest ... newest ] ──► take_all ──► (dispatch's lists) ──► leave
+ *   push (the handler) ──► [ oldest ... newest ] ──► take_all ──► (dispatch's lists) ──► leave
  *                               └──────────── counted as waiting ───────────────┘
  *
  * Bounded by count and by bytes, over all that waits; what does not fit is refused, and the client

@@ -142,7 +142,7 @@ static bool header_is_authentic(const struct journal *journal, const struct jour
     return checksum_equal(&checksum, &header->checksum_header);
 }
 
-/* Whether an authentic header of the expected sequence is one that journal_submit could have
+/* Whether an authentic header of the expected sequence is one that journal_append could have
  * written next. A crash cannot make one that is not: then history itself is at odds. */
 static bool header_is_next(const struct journal *journal, const struct journal_header *header)
 {
