@@ -422,6 +422,79 @@ Test(forest_reads, a_read_looks_through_no_more_than_its_budget)
     fixture_deinit(&fixture);
 }
 
+enum { OBJECTS_MAX = 16 * 1024 };
+static bool counted[OBJECTS_MAX]; /* by number from 0 */
+static uint64_t counted_count;
+
+/* Of a batch of objects, from all over, those that were counted are so no more, and others are. */
+static void turn_some(void)
+{
+    static uint8_t body[16 * 1024];
+    static struct fixture_object objects[BATCH];
+    static uint64_t at;
+    for (uint32_t i = 0; i < BATCH; i++) {
+        at = (at + object_count / BATCH + 1) % object_count;
+        counted[at] = !counted[at];
+        counted_count += counted[at] ? 1 : -1;
+        objects[i] = (struct fixture_object){.a = counted[at] ? 1 : 2};
+        fixture_id(objects[i].id, at + 1);
+    }
+    const uint32_t size = fixture_body(body, fixture.groove_id, EVENT_TYPE_UPDATE, objects, BATCH);
+    cr_assert(
+        eq(int, fixture_request(&fixture, REQUEST_KIND_WRITE, body, size), REQUEST_RESULT_OK));
+}
+
+/* A reader is stopped at each of its reads in turn, in memory that is nowhere short, until one join
+ * has freed what its version needs and others have written there: it starts again, and says nothing
+ * of damage. It reads an index, which no writer does, for who wants a block that is being read
+ * waits for it. */
+Test(forest_reads, a_block_that_was_reused_under_a_read_is_not_called_damaged)
+{
+    enum { READS = 8 };
+    const struct geometry geometry = geometry_tiny();
+    fixture_init(&fixture, &geometry);
+    fixture.cache_size = 16ull * geometry.block_size;
+    fixture_open(&fixture, 0, true);
+    fixture_create(&fixture);
+    insert_bars(3);
+    cr_assert(le(u64, object_count, OBJECTS_MAX));
+    counted_count = object_count;
+    memset(counted, true, sizeof counted);
+    struct forest *forest = fixture.forest;
+    uint64_t restarts = 0;
+    for (uint32_t n = 1; n <= READS; n++) {
+        do {
+            turn_some();
+        } while (forest->join_owed);
+        turn_some(); /* The version of the batch before may be older than that join. */
+        fixture_settle(&fixture);
+        cr_assert(not(forest->join_owed));
+        const uint64_t horizon = atomic_load(&forest->horizon);
+        const uint64_t commit = forest->commit_durable;
+        const uint64_t before = counted_count;
+        sim_io_hold_read(&fixture.sim, n, "holt-reader");
+        struct read_request *request = count_submit();
+        wait_until_held();
+        while (atomic_load(&forest->horizon) == horizon || !forest->join_owed) {
+            turn_some();
+        }
+        fixture_settle(&fixture);
+        cr_assert(eq(u64, atomic_load(&forest->horizon), horizon + 1));
+        sim_io_let_go(&fixture.sim);
+        wait_until_done();
+        cr_assert(eq(int, request->result, REQUEST_RESULT_OK));
+        const bool again = request->commit != commit;
+        cr_assert(eq(u64, request->commit, again ? forest->commit_durable : commit));
+        cr_assert(eq(u64, request->count, again ? counted_count : before));
+        restarts += again;
+        cr_assert(eq(u64, stats().reads_restarted_total, restarts));
+        forest_read_release(forest, request);
+    }
+    cr_assert(eq(u64, stats().versions_revoked_total, 0));
+    cr_assert(ge(u64, restarts, READS / 2));
+    end_long();
+}
+
 /* One request, then idle beats to the end of the half-bar. */
 static void insert_and_end_half(void)
 {
