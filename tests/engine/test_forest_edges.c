@@ -556,3 +556,62 @@ Test(forest_edges, the_journal_outlasts_the_slowest_way_to_a_checkpoint)
     }
     end();
 }
+
+/* Writes the next of some objects in turn, with the values that they have. */
+static void write_next(enum event_type type, uint64_t object_count)
+{
+    enum { COUNT = 60 };
+    static uint8_t body[16 * 1024];
+    static struct fixture_object objects[COUNT];
+    static uint64_t at;
+    for (uint32_t i = 0; i < COUNT; i++, at++) {
+        objects[i] = (struct fixture_object){.a = 1};
+        fixture_id(objects[i].id, 1 + at % object_count);
+    }
+    const uint32_t size = fixture_body(body, fixture.groove_id, type, objects, COUNT);
+    cr_assert(
+        eq(int, fixture_request(&fixture, REQUEST_KIND_WRITE, body, size), REQUEST_RESULT_OK));
+    fixture_settle(&fixture);
+}
+
+/* As much as may be absorbed, then as much as the rest of the bar takes: both go into one table of
+ * the object tree, the only one that an update changes which leaves all indexes as they are. */
+Test(forest_edges, a_bar_ends_early_for_what_it_absorbs)
+{
+    enum { OBJECT_COUNT = 60 * 140 };
+    struct geometry geometry = geometry_tiny();
+    geometry.bar_journal_size = 2 * 1024 * 1024;
+    geometry.checkpoint_journal_size = geometry.bar_journal_size;
+    geometry.journal_size = geometry.checkpoint_journal_size + 3 * geometry.bar_journal_size +
+                            5 * journal_entry_size_max(&geometry);
+    setup(&geometry);
+    for (uint32_t i = 0; i < OBJECT_COUNT; i += 60) {
+        write_next(EVENT_TYPE_INSERT, OBJECT_COUNT);
+    }
+    const struct forest *forest = fixture.forest;
+    idle_half();
+    if (forest->beat > 0) {
+        idle_half();
+    }
+    const struct tree *tree = &forest->trees[0];
+    while (tree->mutable_table.value_count * 5 < tree->bar_value_max * 2) {
+        write_next(EVENT_TYPE_UPDATE, OBJECT_COUNT);
+    }
+    if (forest->beat < geometry.bar_beats / 2) {
+        idle_half();
+    }
+    idle_half();
+    cr_assert(eq(u32, forest->beat, 0));
+    write_next(EVENT_TYPE_UPDATE, OBJECT_COUNT);
+    idle_half();
+    cr_assert(tree->absorbing);
+    const uint64_t absorbed = tree->immutable_table.value_count;
+    cr_assert(gt(u64, absorbed * 3, tree->bar_value_max));
+    while (forest->beat > 0) {
+        write_next(EVENT_TYPE_UPDATE, OBJECT_COUNT);
+    }
+    const uint64_t together = tree->immutable_table.value_count;
+    cr_assert(ge(u64, together, tree->bar_value_max));
+    cr_assert(le(u64, together, tree->bar_value_max + 60));
+    end();
+}
