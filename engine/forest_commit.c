@@ -198,6 +198,19 @@ uint64_t forest_debt(const struct forest *forest)
     return debt;
 }
 
+/* Idle beats of one step: to the half-bar's end at most, and together no more merging than one beat
+ * at full load brings entries, so that a request which comes meanwhile waits for one beat, not for
+ * half a bar of them. Any number leads to the same trees: it is journaled. */
+static uint64_t debt_step(const struct forest *forest)
+{
+    const struct geometry *geometry = &forest->geometry;
+    const uint32_t half = geometry->bar_beats / 2;
+    const uint64_t work_max = geometry->bar_memory_size / geometry->bar_beats;
+    const uint64_t rest = half - forest->beat % half;
+    const uint64_t beats = work_max * half / max_u64(forest->schedule.bytes_total, 1);
+    return max_u64(min_u64(beats, rest), 1);
+}
+
 /* One step of what is owed, as the only request of `batch`. False: nothing is, or there is no room
  * for it. */
 static bool add_debt(struct forest *forest, struct batch *batch)
@@ -215,8 +228,7 @@ static bool add_debt(struct forest *forest, struct batch *batch)
     if (forest_debt(forest) == 0) {
         return false;
     }
-    const uint32_t half = forest->geometry.bar_beats / 2;
-    add_internal(forest, batch, REQUEST_KIND_IDLE, half - forest->beat % half);
+    add_internal(forest, batch, REQUEST_KIND_IDLE, debt_step(forest));
     return true;
 }
 

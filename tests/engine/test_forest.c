@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "engine/forest_internal.h"
+#include "engine/object.h"
 #include "engine/storage/trailer.h"
 #include "pool/base.h"
 
@@ -633,6 +634,43 @@ Test(forest, fill_update_and_remove_leave_an_empty_forest, .disabled = UNDER_TSA
                   (unsigned long)stats.tables, (unsigned long)stats.debt_bytes);
         cr_assert(live_blocks() < 20, "live blocks: %lu", (unsigned long)live_blocks());
     }
+    fixture_close(&fixture);
+    fixture_deinit(&fixture);
+}
+
+/* Whoever asks for something while debt is paid waits for the step under way. */
+Test(forest, debt_is_paid_in_steps_of_one_beat_of_work)
+{
+    setup();
+    prng_init(&prng, 7);
+    fixture_open(&fixture, 2, true);
+    fixture_create(&fixture);
+    write_range(EVENT_TYPE_INSERT, 0, 20000);
+    write_range(EVENT_TYPE_REMOVE, 0, 20000);
+    fixture_settle(&fixture);
+    struct forest *forest = fixture.forest;
+    const struct geometry *geometry = &forest->geometry;
+    const uint32_t half = geometry->bar_beats / 2;
+    uint32_t single = 0;
+    uint32_t many = 0;
+    while (forest_pay_debt(forest)) {
+        const struct batch_request *request = &forest->gathering->requests[0];
+        cr_assert(eq(u32, forest->gathering->request_count, 1));
+        cr_assert(eq(u32, request->header->kind, REQUEST_KIND_IDLE));
+        const uint64_t beats = load_u64_le(request->body);
+        const uint64_t work = forest->schedule.bytes_total * beats / half;
+        cr_assert(beats == 1 || work <= geometry->bar_memory_size / geometry->bar_beats,
+                  "%lu beats, %lu bytes", (unsigned long)beats, (unsigned long)work);
+        cr_assert(beats >= 1 && beats <= half - forest->beat % half);
+        single += beats == 1;
+        many += beats > 1;
+        fixture_settle(&fixture);
+    }
+    cr_assert(single > half && many > 0, "%u steps of one beat, %u of more", single, many);
+    struct forest_stats stats;
+    forest_stats(forest, &stats);
+    cr_assert(eq(u64, stats.debt_bytes, 0));
+    cr_assert(eq(u64, stats.tables, 0));
     fixture_close(&fixture);
     fixture_deinit(&fixture);
 }
