@@ -3,17 +3,42 @@
  * Objects and their entries are compared as multisets: how many, and the sum of their hashes. So
  * each tree is scanned once, in order, and a missing, a surplus and a wrong entry are all seen,
  * without a random read for each object. */
+#include "engine/verify_internal.h"
+
 #include <assert.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "engine/lsm/filter.h"
 #include "engine/object.h"
-#include "engine/verify_internal.h"
 #include "pool/base.h"
 #include "pool/memory.h"
 
 /* Entries looked at together, 128 MiB at most. */
 enum { DUPLICATE_ROW_MAX = 2 << 20 };
+
+/* Entries of a tree without their order: equal counts and sums are equal multisets, but for an
+ * accident of one in 2^128. */
+struct multiset {
+    uint64_t count;
+    u128 sum; /* of XXH3-128 */
+};
+
+/* One groove, while its trees are walked: the object tree first. */
+struct groove_check {
+    struct verify *verify;
+    const struct catalog_groove *groove;
+    const struct groove_schema *schema;
+    bool objects_known; /* the object tree was scanned to its end */
+    uint64_t object_count;
+    /* What the objects call for, by position of the tree; [TREE_OBJECT] is not used. */
+    struct multiset expected[GROOVE_TREE_COUNT_MAX];
+    struct multiset found; /* in the tree being scanned */
+    uint32_t found_size;   /* bytes of each of its values */
+    bool entries_differ;   /* the tree just scanned is not what the objects call for */
+    uint64_t bad_count;    /* objects that make no sense */
+    uint64_t bad_timestamp;
+};
 
 typedef void visit_value(void *context, const uint8_t *value);
 
@@ -86,7 +111,7 @@ static void visit_entry(void *context, const uint8_t *value)
     multiset_add(&check->found, value, check->found_size);
 }
 
-void verify_objects(struct groove_check *check)
+static void check_objects(struct groove_check *check)
 {
     struct verify *verify = check->verify;
     check->objects_known = scan(verify, visit_object, check);
@@ -105,7 +130,7 @@ void verify_objects(struct groove_check *check)
     }
 }
 
-void verify_entries(struct groove_check *check, uint32_t position)
+static void check_entries(struct groove_check *check, uint32_t position)
 {
     struct verify *verify = check->verify;
     check->entries_differ = false;
@@ -181,7 +206,7 @@ static void search_rows(struct duplicate_search *search, uint8_t *scratch)
 }
 
 /* The object tree is sound: it has been scanned before. */
-void verify_duplicates(struct groove_check *check, uint32_t index)
+static void name_duplicates(struct groove_check *check, uint32_t index)
 {
     struct verify *verify = check->verify;
     const struct tree_shape *shape = &check->groove->trees[TREE_OBJECT]->shape;
@@ -216,5 +241,71 @@ void verify_duplicates(struct groove_check *check, uint32_t index)
             "pair has timestamps %llu and %llu",
             verify->tree_name, (unsigned long long)search.found,
             (unsigned long long)search.older_timestamp, (unsigned long long)search.newer_timestamp);
+    }
+}
+
+/* ---- Every groove ---- */
+
+static void tree_name(const struct groove_check *check, uint32_t position, char *text,
+                      size_t text_size)
+{
+    const uint32_t tree_id = check->groove->trees[position]->shape.tree_id;
+    const struct groove_spec *spec = &check->schema->spec;
+    if (position < TREE_INDEX) {
+        snprintf(text, text_size, "%s tree %u of groove '%s'",
+                 position == TREE_OBJECT ? "object" : "id", tree_id, spec->name);
+    } else {
+        snprintf(text, text_size, "tree %u of index '%s' of groove '%s'", tree_id,
+                 spec->indexes[position - TREE_INDEX].name, spec->name);
+    }
+}
+
+static void check_groove(struct verify *verify, const struct catalog_groove *groove)
+{
+    struct groove_check check = {
+        .verify = verify,
+        .groove = groove,
+        .schema = &groove->schema->schema,
+    };
+    for (uint32_t i = 0; i < groove->tree_count; i++) {
+        tree_name(&check, i, verify->tree_name, sizeof verify->tree_name);
+        struct run_arena arena = {0};
+        const bool sound = verify_tree(verify, groove, groove->trees[i], &arena);
+        /* Of a groove that is being dropped some tables are gone already. */
+        const bool comparable = sound && !groove->dropping;
+        if (comparable && i == TREE_OBJECT) {
+            check_objects(&check);
+        } else if (comparable && check.objects_known) {
+            check_entries(&check, i);
+        }
+        verify_tree_detach(verify, &arena);
+        if (comparable && i >= TREE_INDEX && check.entries_differ &&
+            schema_index_unique(check.schema, i - TREE_INDEX)) {
+            name_duplicates(&check, i - TREE_INDEX);
+        }
+    }
+    verify->report->grooves += !groove->dropping;
+}
+
+void verify_grooves(struct verify *verify)
+{
+    if (!verify->catalog_known) {
+        verify->reach_whole = false; /* Without shapes no table can be read. */
+        return;
+    }
+    for (uint64_t i = 0; i < verify->table_count; i++) {
+        const struct table_info *info = &verify->tables[i];
+        if (catalog_tree_for_id(&verify->catalog, info->tree_id) == NULL) {
+            verify_problem(verify,
+                           "manifest log: the table at address %llu is of tree %u, which no "
+                           "groove has",
+                           (unsigned long long)info->index.address, info->tree_id);
+            verify->reach_whole = false;
+        }
+    }
+    verify_spills(verify);
+    for (const struct catalog_groove *groove = catalog_after(&verify->catalog, 0); groove != NULL;
+         groove = catalog_after(&verify->catalog, groove->groove_id)) {
+        check_groove(verify, groove);
     }
 }

@@ -1,5 +1,13 @@
-/* The offline verification, for its own files: verify.c walks over zones, tables and blocks;
- * verify_groove.c compares the objects of a groove with its ids and indexes. */
+/* The offline verification, for its own files, of which each calls those above it only:
+ *
+ *   verify_blocks.c      how problems are told, and which blocks are in use
+ *   verify_superblock.c  the copies, and numbers that cannot be
+ *   verify_checkpoint.c  free set, state, list of spilled tables, manifest log
+ *   verify_table.c       one table: index, values, filters
+ *   verify_tree.c        one tree: levels and spilled table
+ *   verify_groove.c      one groove: objects against ids and indexes
+ *   verify_journal.c     entries that follow from each other
+ *   verify.c             the order of all this, and its memory */
 #pragma once
 
 #include <stdbool.h>
@@ -14,7 +22,10 @@
 #include "engine/storage/free_set.h"
 #include "engine/storage/grid.h"
 
-enum { VERIFY_ALLOCATION_MAX = 24 };
+enum {
+    VERIFY_ALLOCATION_MAX = 24,
+    TABLE_BLOCK_COUNT_MIN = 3, /* index, value, filter */
+};
 
 struct verify {
     struct io io; /* First member: its functions cast back. Reads `source`, never writes. */
@@ -75,43 +86,49 @@ struct verify {
     struct scan_tree scan;
 };
 
-/* Entries of a tree without their order: equal counts and sums are equal multisets, but for an
- * accident of one in 2^128. */
-struct multiset {
-    uint64_t count;
-    u128 sum; /* of XXH3-128 */
-};
-
-/* One groove, while its trees are walked: the object tree first. */
-struct groove_check {
-    struct verify *verify;
-    const struct catalog_groove *groove;
-    const struct groove_schema *schema;
-    bool objects_known; /* the object tree was scanned to its end */
-    uint64_t object_count;
-    /* What the objects call for, by position of the tree; [TREE_OBJECT] is not used. */
-    struct multiset expected[GROOVE_TREE_COUNT_MAX];
-    struct multiset found; /* in the tree being scanned */
-    uint32_t found_size;   /* bytes of each of its values */
-    bool entries_differ;   /* the tree just scanned is not what the objects call for */
-    uint64_t bad_count;    /* objects that make no sense */
-    uint64_t bad_timestamp;
-};
-
-/* verify.c: tells one thing that is wrong. */
+/* verify_blocks.c */
+/* Tells one thing that is wrong. */
 __attribute__((format(printf, 2, 3))) void verify_problem(struct verify *verify, const char *format,
                                                           ...);
+/* Of those that are in use: all of what `progress` is told. */
+uint64_t verify_blocks_expected(const struct verify *verify);
+/* One more block has been read and is whole. */
+void verify_block_checked(struct verify *verify);
+/* Notes that something refers to this block; `what` it is by that reference. */
+void verify_reach(struct verify *verify, uint64_t address, const char *what);
+/* Free set = complement of what is reachable. */
+void verify_reached(struct verify *verify);
 
-/* verify.c: a tree again that was found whole, to be scanned once more. False: a block is not as it
- * was, which was told. Detached in both cases. */
+/* verify_superblock.c: into verify->superblock. Not OK: told, and nothing else can be checked. */
+MUST_CHECK enum status verify_superblock(struct verify *verify);
+
+/* verify_checkpoint.c: what the superblock refers to. */
+void verify_free_set(struct verify *verify);
+void verify_state(struct verify *verify);
+void verify_spill_list(struct verify *verify);
+void verify_manifest_log(struct verify *verify);
+
+/* verify_table.c: a table of the tree being checked; `spilled`: it is in no level. False: something
+ * is wrong with it, and has been told. */
+bool verify_table(struct verify *verify, const struct table_info *info, bool spilled);
+
+/* verify_tree.c */
+/* What the list of spilled tables says by itself: trees that are there, each once, in order, within
+ * half a bar. */
+void verify_spills(struct verify *verify);
+/* Every table of the tree, which is attached then. False: something is wrong, and the tree is not
+ * fit to be scanned. Detached in both cases. */
+bool verify_tree(struct verify *verify, const struct catalog_groove *groove,
+                 const struct tree *tree, struct run_arena *arena);
+/* A tree again that was found whole, to be scanned once more. False: a block is not as it was,
+ * which was told. Detached in both cases. */
 MUST_CHECK bool verify_tree_attach(struct verify *verify, const struct tree_shape *shape,
                                    struct run_arena *arena);
 void verify_tree_detach(struct verify *verify, struct run_arena *arena);
 
-/* verify_groove.c: of the tree that is attached to check->verify, which is whole. */
-/* The objects themselves; from then on, if all could be read, what they call for is known. */
-void verify_objects(struct groove_check *check);
-/* The tree at `position`, ids or an index, against what the objects call for. */
-void verify_entries(struct groove_check *check, uint32_t position);
-/* Names the objects that share what is unique in this index. The object tree is scanned again. */
-void verify_duplicates(struct groove_check *check, uint32_t index);
+/* verify_groove.c: every groove of the catalog, tree by tree, and what their values say of each
+ * other. */
+void verify_grooves(struct verify *verify);
+
+/* verify_journal.c */
+void verify_journal(struct verify *verify);
