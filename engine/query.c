@@ -458,23 +458,32 @@ static enum status run(struct query *query, bool resumed)
     __builtin_unreachable();
 }
 
+/* Without groove and schema, if the version has none of that id. */
+static struct query query_of(const struct geometry *geometry, struct grid *grid,
+                             const struct version *version, struct read_request *request,
+                             struct read_scratch *scratch)
+{
+    const struct groove_version *groove = version_groove(version, request->groove_id);
+    return (struct query){
+        .geometry = geometry,
+        .grid = grid,
+        .groove = groove,
+        .schema = groove != NULL ? &groove->schema->schema : NULL,
+        .request = request,
+        .scratch = scratch,
+    };
+}
+
 enum status query_run(const struct geometry *geometry, struct grid *grid,
                       const struct version *version, struct read_request *request,
                       struct read_scratch *scratch)
 {
-    struct query query = {
-        .geometry = geometry,
-        .grid = grid,
-        .groove = version_groove(version, request->groove_id),
-        .request = request,
-        .scratch = scratch,
-    };
+    struct query query = query_of(geometry, grid, version, request, scratch);
     scratch->bad_address = 0;
     request->commit = version->commit;
     if (query.groove == NULL) {
         return refuse(&query, REQUEST_RESULT_UNKNOWN_GROOVE);
     }
-    query.schema = &query.groove->schema->schema;
     request->result = REQUEST_RESULT_OK;
     request->count = 0;
     request->object_size = query.schema->object_size;
@@ -486,18 +495,11 @@ enum status query_resume(const struct geometry *geometry, struct grid *grid,
                          const struct version *version, struct read_request *request,
                          struct read_scratch *scratch)
 {
-    struct query query = {
-        .geometry = geometry,
-        .grid = grid,
-        .groove = version_groove(version, request->groove_id),
-        .request = request,
-        .scratch = scratch,
-    };
+    struct query query = query_of(geometry, grid, version, request, scratch);
     assert(query.groove != NULL);
     assert(request->result == REQUEST_RESULT_OK);
     assert(request->commit == version->commit);
     assert(!read_ticket_slice_over(&scratch->hold.ticket));
-    query.schema = &query.groove->schema->schema;
     return run(&query, true);
 }
 

@@ -70,9 +70,37 @@ static void refuse_write(struct dispatch *dispatch, enum result result, const ch
     dispatch_refuse(dispatch, exchange, result, text);
 }
 
-/* Refuses the write whose turn it is for what its session says: nothing is remembered of that. */
-static void refuse_session(struct dispatch *dispatch, enum result result, const char *text)
+/* Refuses the write whose turn it is for what its session says of it: nothing is remembered of
+ * that. */
+static void refuse_verdict(struct dispatch *dispatch, enum session_verdict verdict)
 {
+    enum result result = RESULT_OK;
+    const char *text = NULL;
+    switch (verdict) {
+    case SESSION_NONE:
+        result = RESULT_NO_SESSION;
+        break;
+    case SESSION_OTHER_USER:
+        result = RESULT_DENIED;
+        text = "the session is another user's";
+        break;
+    case SESSION_BAD_LANE:
+        result = RESULT_BAD_LANE;
+        break;
+    case SESSION_STALE:
+        result = RESULT_STALE_NUMBER;
+        break;
+    case SESSION_LANE_BUSY:
+        result = RESULT_LANE_BUSY;
+        break;
+    case SESSION_NEW:
+    case SESSION_WAIT:
+    case SESSION_DONE:
+    case SESSION_UNDER_WAY:
+    case SESSION_REFUSED:
+        assert(false && "no refusal, or the caller knows which");
+        break;
+    }
     dispatch_refuse(dispatch, dispatch_pop(dispatch, &dispatch->writes), result, text);
 }
 
@@ -95,8 +123,6 @@ static bool refuse_denied(struct dispatch *dispatch)
     refuse_write(dispatch, RESULT_DENIED, denied);
     return true;
 }
-
-static const char other_user[] = "the session is another user's";
 
 static uint16_t operation_of(enum request_kind kind)
 {
@@ -209,7 +235,8 @@ static enum seen look(struct dispatch *dispatch)
     }
     const struct request_session session = session_of(exchange);
     struct session_answer answer;
-    switch (forest_session_look(dispatch->forest, &session, &answer)) {
+    const enum session_verdict verdict = forest_session_look(dispatch->forest, &session, &answer);
+    switch (verdict) {
     case SESSION_NEW:
         return SEEN_NEVER;
     case SESSION_WAIT:
@@ -227,22 +254,17 @@ static enum seen look(struct dispatch *dispatch)
         attach(dispatch, answer.context, exchange);
         break;
     case SESSION_REFUSED:
+        dispatch_pop(dispatch, &dispatch->writes);
         dispatch->replays_total += 1;
-        refuse_session(dispatch, (enum result)answer.refused_result, NULL);
+        dispatch_refuse(dispatch, exchange, (enum result)answer.refused_result, NULL);
         break;
     case SESSION_NONE:
-        refuse_session(dispatch, RESULT_NO_SESSION, NULL);
-        break;
     case SESSION_OTHER_USER:
-        refuse_session(dispatch, RESULT_DENIED, other_user);
-        break;
     case SESSION_BAD_LANE:
-        refuse_session(dispatch, RESULT_BAD_LANE, NULL);
-        break;
     case SESSION_STALE:
-        refuse_session(dispatch, RESULT_STALE_NUMBER, NULL);
+        refuse_verdict(dispatch, verdict);
         break;
-    case SESSION_LANE_BUSY:
+    case SESSION_LANE_BUSY: /* The number is new, and was refused now. */
         refuse_write(dispatch, RESULT_LANE_BUSY, NULL);
         break;
     }
@@ -256,11 +278,12 @@ static bool submit_open_session(struct dispatch *dispatch)
     struct exchange *exchange = fair_queue_peek(&dispatch->writes);
     const struct request_session session = session_of(exchange);
     struct session_info info;
-    switch (forest_session_find(dispatch->forest, &session, &info)) {
+    const enum session_verdict verdict = forest_session_find(dispatch->forest, &session, &info);
+    switch (verdict) {
     case SESSION_WAIT:
         return false;
     case SESSION_OTHER_USER:
-        refuse_session(dispatch, RESULT_DENIED, other_user);
+        refuse_verdict(dispatch, verdict);
         return true;
     case SESSION_DONE: {
         dispatch_pop(dispatch, &dispatch->writes);
@@ -321,15 +344,10 @@ static bool submit_close_session(struct dispatch *dispatch)
     case FOREST_REFUSED:
         break;
     }
-    if (verdict == SESSION_NONE) {
-        refuse_session(dispatch, RESULT_NO_SESSION, NULL);
-    } else if (verdict == SESSION_OTHER_USER) {
-        refuse_session(dispatch, RESULT_DENIED, other_user);
-    } else if (verdict == SESSION_LANE_BUSY) {
-        refuse_session(dispatch, RESULT_LANE_BUSY, NULL);
-    } else {
-        assert(verdict == SESSION_NEW);
+    if (verdict == SESSION_NEW) {
         refuse_write(dispatch, dispatch_result(result), NULL);
+    } else {
+        refuse_verdict(dispatch, verdict);
     }
     return true;
 }
