@@ -67,7 +67,13 @@ static bool request_give(struct listener_native *listener, struct slot *slot, ui
     return true;
 }
 
-enum frame { FRAME_PART, FRAME_WHOLE, FRAME_LONG, FRAME_BAD };
+enum frame {
+    FRAME_PART,     /* more must be received */
+    FRAME_WHOLE,    /* it is in the input */
+    FRAME_LONG,     /* its header is there, and it fits no input */
+    FRAME_RECEIVED, /* a long one, whole in its slot */
+    FRAME_BAD,
+};
 
 /* What is at the beginning of the input; *size is what follows the frame's header. */
 static enum frame frame_look(const struct connection *connection, uint32_t message_size_max,
@@ -134,6 +140,47 @@ static struct slot *long_end(struct listener_native *listener, struct connection
     return slot;
 }
 
+/* What comes next; *size is what follows the frame's header. */
+static enum frame next_frame(struct listener_native *listener, struct connection *connection,
+                             uint32_t *size)
+{
+    if (connection->receiving != NULL) {
+        *size = connection->expected_size;
+        return connection->received_size < *size ? FRAME_PART : FRAME_RECEIVED;
+    }
+    if (!connection->greeted && !greeting_take(listener, connection)) {
+        return FRAME_BAD;
+    }
+    if (!connection->greeted) {
+        return FRAME_PART;
+    }
+    return frame_look(connection, listener->base.options.message_size_max, size);
+}
+
+/* One recv, to where what is on its way belongs. False: the connection is at its end. */
+static bool receive_more(struct connection *connection)
+{
+    uint32_t size;
+    if (connection->receiving != NULL) {
+        uint8_t *rest = connection->receiving->request + connection->received_size;
+        if (!receive(connection, rest, connection->expected_size - connection->received_size,
+                     &size)) {
+            return false;
+        }
+        connection->received_size += size;
+        return true;
+    }
+    const uint32_t kept = connection->end - connection->start;
+    memmove(connection->input, connection->input + connection->start, kept);
+    connection->start = 0;
+    connection->end = kept;
+    if (!receive(connection, connection->input + kept, INPUT_SIZE - kept, &size)) {
+        return false;
+    }
+    connection->end += size;
+    return true;
+}
+
 enum turn {
     TURN_IDLE, /* epoll tells when there is more */
     TURN_MORE, /* there is more to do */
@@ -145,34 +192,12 @@ enum turn {
 static enum turn connection_turn(struct listener_native *listener, struct connection *connection,
                                  uint32_t request_count, bool has_waited)
 {
-    const uint32_t message_size_max = listener->base.options.message_size_max;
     uint32_t given_count = 0;
     bool received = false;
     for (;;) {
-        uint8_t *bytes = NULL; /* where more may be received */
-        uint32_t room = 0;
         uint32_t size = 0;
-        enum frame frame = FRAME_PART;
-        if (connection->receiving != NULL) {
-            bytes = connection->receiving->request + connection->received_size;
-            room = connection->expected_size - connection->received_size;
-        } else {
-            if (!connection->greeted && !greeting_take(listener, connection)) {
-                frame = FRAME_BAD;
-            } else if (connection->greeted) {
-                frame = frame_look(connection, message_size_max, &size);
-            }
-            if (frame == FRAME_PART) {
-                const uint32_t kept = connection->end - connection->start;
-                memmove(connection->input, connection->input + connection->start, kept);
-                connection->start = 0;
-                connection->end = kept;
-                bytes = connection->input + kept;
-                room = INPUT_SIZE - kept;
-            }
-        }
-
         struct slot *slot = NULL;
+        const enum frame frame = next_frame(listener, connection, &size);
         switch (frame) {
         case FRAME_BAD:
             listener_count(&listener->base.bad_frames_total);
@@ -182,18 +207,11 @@ static enum turn connection_turn(struct listener_native *listener, struct connec
                 return connection->readable ? TURN_MORE : TURN_IDLE;
             }
             received = true;
-            if (!receive(connection, bytes, room, &size)) {
+            if (!receive_more(connection)) {
                 return TURN_END;
             }
-            if (connection->receiving == NULL) {
-                connection->end += size;
-                continue;
-            }
-            connection->received_size += size;
-            if (connection->received_size < connection->expected_size) {
-                continue;
-            }
-            size = connection->expected_size;
+            continue;
+        case FRAME_RECEIVED:
             slot = long_end(listener, connection);
             break;
         case FRAME_LONG:
