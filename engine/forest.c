@@ -748,6 +748,7 @@ void forest_stats(struct forest *forest, struct forest_stats *stats)
         .versions = VERSION_COUNT_MAX - forest->versions.free_count,
         .versions_max = VERSION_COUNT_MAX,
         .versions_revoked_total = forest->versions.revoked_total,
+        .reads_here_total = atomic_load(&forest->reads_here_total),
         .reads_gave_way_total = atomic_load(&forest->reads_gave_way_total),
         .reads_restarted_total = atomic_load(&forest->reads_restarted_total),
         .reads_overtaken_total = atomic_load(&forest->reads_overtaken_total),

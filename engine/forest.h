@@ -150,7 +150,8 @@ enum forest_admission forest_batch_add(struct forest *forest, enum request_kind 
                                        enum request_result *result, const char **reason);
 
 /* Forest thread. While it is shared, what waits for the journal is not all that there is to do: the
- * forest thread writes no entry itself, for others would wait with it. */
+ * forest thread writes no entry itself, and what replied does not begin the next batch in the same
+ * tick, for others would wait with it. */
 void forest_share(struct forest *forest, bool shared);
 
 /* Another number than before: another batch gathers than before. */
@@ -220,7 +221,10 @@ enum forest_admission forest_session_close(struct forest *forest,
 
 enum read_kind { READ_KIND_LOOKUP = 1, READ_KIND_QUERY, READ_KIND_COUNT };
 
-enum { READ_RESTART_MAX = 8 };
+enum {
+    READ_RESTART_MAX = 8,
+    READ_HERE_ID_MAX = 16, /* looked up in less time than waking a reader takes */
+};
 
 /* One read. Acquired from a fixed set, filled in by the caller, given back after `done`. */
 struct read_request {
@@ -255,7 +259,7 @@ struct read_request {
     uint32_t reply_size;
     uint32_t reply_capacity; /* bytes: batch_size_max, at least one block */
 
-    void (*done)(struct read_request *request); /* on a reader's thread */
+    void (*done)(struct read_request *request); /* on a reader's thread, or in forest_read_here */
     void *context;
 };
 #define READ_INDEX_NONE UINT32_MAX /* an enumerator would not fit an int */
@@ -272,6 +276,10 @@ void forest_read_release(struct forest *forest, struct read_request *request);
  * before its deadline OVERTAKEN   it was started again that often: ask for less, or when less is
  * written BUDGET      it looked through read_budget_size bytes: narrow it, or give a limit */
 void forest_read_submit(struct forest *forest, struct read_request *request);
+/* Forest thread, instead of that. Answers a lookup of READ_HERE_ID_MAX ids at most from memory:
+ * `done` has been called when it returns. False: a block would have to be waited for, or it is no
+ * such lookup; it is to be submitted. */
+MUST_CHECK bool forest_read_here(struct forest *forest, struct read_request *request);
 
 /* ---- Looking -----------------------------------------------------------------------------------
  */
@@ -316,6 +324,7 @@ struct forest_stats {
     uint64_t memory_segments_free, memory_segments_min, memory_segments;
     uint64_t versions, versions_max;
     uint64_t versions_revoked_total; /* taken from readers, because the writer needed memory */
+    uint64_t reads_here_total;       /* answered by the forest thread itself */
     uint64_t reads_gave_way_total;   /* turns that ended because others waited */
     uint64_t reads_restarted_total;  /* on a newer version */
     uint64_t reads_overtaken_total, reads_over_budget_total; /* given up */

@@ -766,6 +766,9 @@ bool forest_commit_tick(struct forest *forest)
     progressed |= forest_versions_collect(forest);
     progressed |= forest_beat_tick(forest);
     progressed |= forest_checkpoint_tick(forest);
+    if (progressed && forest->shared) {
+        return true; /* Who has been answered may ask again, and others may have asked meanwhile. */
+    }
     if (!forest->read_only || forest->preparing != NULL || forest->gathering->request_count > 0) {
         progressed |= prepare(forest);
         progressed |= forest_prefetch_reap(forest);

@@ -213,6 +213,7 @@ struct forest {
     struct read_request *read_free;
     uint32_t reads_busy;
     bool shared; /* forest_share */
+    _Atomic uint64_t reads_here_total;
     _Atomic uint64_t reads_gave_way_total;
     _Atomic uint64_t reads_restarted_total, reads_overtaken_total, reads_over_budget_total;
 

@@ -1,8 +1,10 @@
-/* Reads: each on the version that was published last when it began, on a reader's thread. */
+/* Reads: each on the version that was published last when it began, on a reader's thread, or for a
+ * few ids that memory knows on the forest thread. */
 #include <assert.h>
 #include <string.h>
 
 #include "engine/forest_internal.h"
+#include "engine/object.h"
 #include "pool/base.h"
 #include "pool/log.h"
 
@@ -161,4 +163,29 @@ void forest_read_submit(struct forest *forest, struct read_request *request)
     request->job.run = read_run;
     memset(&request->progress, 0, sizeof request->progress);
     workers_submit(forest->options.readers, &request->job);
+}
+
+/* Whatever is not an answer, a damaged block too, is found again by the reader, who knows what it
+ * means. */
+bool forest_read_here(struct forest *forest, struct read_request *request)
+{
+    assert(forest->phase == FOREST_READY);
+    assert(request->done != NULL);
+    if (request->kind != READ_KIND_LOOKUP ||
+        request->input_size > READ_HERE_ID_MAX * (uint32_t)ID_SIZE) {
+        return false;
+    }
+    struct version_hold *hold = &request->scratch->hold;
+    version_hold_published(&forest->versions, hold, 0);
+    read_ticket_init_no_wait(&hold->ticket);
+    const enum status status =
+        query_run(&forest->geometry, &forest->grid, hold->version, request, request->scratch);
+    assert(status != STATUS_YIELD); /* So few are less than a slice. */
+    version_hold_release(&forest->versions, hold);
+    if (status != STATUS_OK) {
+        return false;
+    }
+    atomic_fetch_add(&forest->reads_here_total, 1);
+    request->done(request);
+    return true;
 }

@@ -11,10 +11,6 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
-enum {
-    TURN_ACCEPT_COUNT = 16, /* connections accepted in one turn of the loop */
-};
-
 void native_list_push(struct connection_list *list, struct connection *connection,
                       enum membership membership)
 {
@@ -249,17 +245,18 @@ static void connection_open(struct listener_native *listener, int fd)
 
 void native_accept(struct listener_native *listener)
 {
-    for (uint32_t i = 0; i < TURN_ACCEPT_COUNT && may_accept(listener); i++) {
-        const int fd = accept4(listener->listen_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-        if (fd >= 0) {
-            connection_open(listener, fd);
-        } else if (errno == EAGAIN) {
-            listener->accept_ready = false;
-        } else if (errno != EINTR && errno != ECONNABORTED) {
-            /* Descriptors or memory are used up. Those who want in wait in the kernel; we serve
-             * whom we have, and try again at the next check. */
-            listener_count(&listener->base.accept_errors_total);
-            listener->accept_paused = true;
-        }
+    if (!may_accept(listener)) {
+        return;
+    }
+    const int fd = accept4(listener->listen_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (fd >= 0) {
+        connection_open(listener, fd);
+    } else if (errno == EAGAIN) {
+        listener->accept_ready = false;
+    } else if (errno != EINTR && errno != ECONNABORTED) {
+        /* Descriptors or memory are used up. Those who want in wait in the kernel; we serve whom we
+         * have, and try again at the next check. */
+        listener_count(&listener->base.accept_errors_total);
+        listener->accept_paused = true;
     }
 }

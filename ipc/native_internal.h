@@ -144,6 +144,8 @@ struct listener_native {
     /* The loop's. */
     bool starving;      /* somebody waits although he holds nothing: no slot was free */
     bool waiting_stale; /* what somebody waits for may have come */
+    const struct peer_user *refused_user; /* who was refused a slot last for his share, and */
+    uint32_t refused_held;                /* what that connection held; NULL: not in this walk */
     struct connection *unused;
     struct connection_list ready, waiting;
     uint64_t returned_seen;
@@ -201,7 +203,8 @@ void native_connection_flush(struct listener_native *listener, struct connection
 void native_connection_close(struct listener_native *listener, struct connection *connection);
 /* A closed connection is unused once nothing refers to it. */
 void native_connection_recycle(struct listener_native *listener, struct connection *connection);
-/* Lets in who waits at the door, a few of them. */
+/* Lets in one of those who wait at the door: to let one in and to see him off takes as long as some
+ * small requests, and those who connect for nothing come again at once. */
 void native_accept(struct listener_native *listener);
 
 /* native_receive.c: the loop. One recv and at most `request_count` requests of a connection that is

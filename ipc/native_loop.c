@@ -75,7 +75,10 @@ static void notices_take(struct listener_native *listener)
     }
 }
 
-/* Each goes once through the list, which so keeps its order. */
+/* Each goes once through the list, which so keeps its order. Of a thousand connections of one user
+ * all but a few are told by the answer to one of them: one that holds as much as another one that
+ * was refused for his share would be refused, too. (Slots that come back meanwhile make the list
+ * stale again.) */
 static void waiting_serve(struct listener_native *listener)
 {
     if (!listener->waiting_stale) {
@@ -83,10 +86,13 @@ static void waiting_serve(struct listener_native *listener)
     }
     listener->waiting_stale = false;
     listener->starving = false;
+    listener->refused_user = NULL;
     const uint32_t count = listener->waiting.count;
     for (uint32_t i = 0; i < count; i++) {
         struct connection *connection = native_list_pop(&listener->waiting);
-        if (connection->open && listener->starving) {
+        if (connection->open &&
+            (listener->starving || (connection->user == listener->refused_user &&
+                                    connection->held >= listener->refused_held))) {
             native_list_push(&listener->waiting, connection, IN_WAITING);
         } else {
             native_connection_serve(listener, connection, 1, true);

@@ -96,6 +96,9 @@ struct slot *native_slot_acquire(struct listener_native *listener, struct connec
         listener->free_count -= 1;
         connection->held += 1;
         connection->user->held += 1;
+    } else {
+        listener->refused_user = connection->user;
+        listener->refused_held = connection->held;
     }
     mutex_unlock(&listener->mutex);
     if (slot != NULL) {

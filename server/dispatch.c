@@ -86,6 +86,8 @@ enum {
     /* In one turn of the forest thread's loop, so that those who ask for nothing else do not hold
      * up writes; and one of STAT and SCHEMA, which take as long as some dozen PINGs. */
     LOOKS_PER_TURN = 16,
+    /* Likewise of lookups: more are for the readers, which may run beside each other. */
+    LOOKUPS_HERE_PER_TURN = 4,
     SCHEMA_GROOVE_SIZE_MAX = sizeof(struct schema_groove) +
                              FIELD_COUNT_MAX * sizeof(struct schema_field) +
                              INDEX_COUNT_MAX * sizeof(struct schema_index),
@@ -94,6 +96,8 @@ static_assert(MESSAGE_MARGIN > sizeof(struct wire_groove_spec) + PROTOCOL_HEADER
 
 static const uint64_t shared_ns =
     1000ull * 1000 * 1000; /* so long two users ask at the same time */
+static const uint64_t beside_ns =
+    10ull * 1000 * 1000; /* so long after a read there may be another one soon */
 static const uint64_t ns_per_ms = 1000ull * 1000;
 
 /* Takes out whose turn it is: from here on it does not wait. */
@@ -146,6 +150,15 @@ bool dispatch_several_ask(const struct dispatch *dispatch)
 {
     return dispatch->other_user_ns != 0 &&
            clock_monotonic_ns(dispatch->clock) < dispatch->other_user_ns + shared_ns;
+}
+
+/* Whether somebody waits while the forest thread does: another user, or a read of another
+ * connection than the one that writes. */
+static bool others_wait(const struct dispatch *dispatch)
+{
+    return dispatch_several_ask(dispatch) ||
+           (dispatch->read_beside_ns != 0 &&
+            clock_monotonic_ns(dispatch->clock) < dispatch->read_beside_ns + beside_ns);
 }
 
 void dispatch_refuse(struct dispatch *dispatch, struct exchange *exchange, enum result result,
@@ -397,11 +410,15 @@ bool dispatch_take(struct dispatch *dispatch)
         case OPERATION_WRITE:
         case OPERATION_OPEN_SESSION:
         case OPERATION_CLOSE_SESSION:
+            dispatch->writer_id = exchange->peer_id;
             fair_queue_push(&dispatch->writes, exchange);
             break;
         case OPERATION_LOOKUP:
         case OPERATION_QUERY:
         case OPERATION_COUNT:
+            if (exchange->peer_id != dispatch->writer_id) {
+                dispatch->read_beside_ns = exchange->received_ns;
+            }
             fair_queue_push(&dispatch->reads, exchange);
             break;
         }
@@ -412,7 +429,8 @@ bool dispatch_take(struct dispatch *dispatch)
 bool dispatch_submit(struct dispatch *dispatch)
 {
     bool any = false;
-    forest_share(dispatch->forest, dispatch_several_ask(dispatch));
+    forest_share(dispatch->forest, others_wait(dispatch));
+    dispatch->lookups_here_left = LOOKUPS_HERE_PER_TURN;
     while (dispatch->writes.count > 0 && dispatch_submit_write(dispatch)) {
         any = true;
     }

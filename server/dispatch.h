@@ -4,13 +4,14 @@
  *   queue ─► dispatch_take ─┬► writes ─► dispatch_submit ─► forest_batch_add ─► dispatch_committed
  *                           │            └► seen before: its outcome, or that of the first
  *                           ├► reads  ─► dispatch_submit ─► forest_read_submit ─► (reader) reply
+ *                           │            └► a few ids in memory: forest_read_here ─► reply
  *                           └► looks  ─► dispatch_submit, which answers: HELLO, PING, STAT, SCHEMA
  *
  * Each kind waits in a queue of its own, so that a read never waits behind a write that waits for
  * its batch. In each queue users, and connections of a user, take turns (fair_queue.h); the
  * requests of one connection keep their order. A repetition of what is under way hangs on the first
  * one's `next` and gets its reply. All of it belongs to the forest thread, but for the
- * replies of reads, which leave from the reader that ran them. */
+ * replies of reads, which leave from the thread that ran them. */
 #pragma once
 
 #include <stdatomic.h>
@@ -65,9 +66,14 @@ struct dispatch {
     _Atomic uint32_t reads_in_progress; /* release by the reader, acquire by dispatch_is_idle */
     struct dispatch_reading readings[FOREST_READ_SLOT_MAX]; /* one for each slot is enough */
 
-    uint32_t last_uid;      /* of the request that was taken last */
-    uint64_t other_user_ns; /* when it was another user's than the one before; 0: never */
-    uint64_t batch_number;  /* of the batch that the shares are of */
+    uint32_t last_uid;       /* of the request that was taken last */
+    uint32_t writer_id;      /* peer_id of the write that was taken last */
+    uint64_t read_beside_ns; /* when another connection than that one asked for a read; 0: never */
+    uint32_t lookups_here_left; /* that may be answered here in this turn */
+    uint64_t other_user_ns;     /* when it was another user's than the one before; 0: never */
+    uint64_t batch_number;      /* of the batch that the shares are of */
+    uint64_t
+        after_large_number; /* of the batch after the last one that has a large write; 0: none */
     struct dispatch_share shares[DISPATCH_SHARE_COUNT]; /* [share_count] */
     uint32_t share_count;
 

@@ -1,4 +1,5 @@
-/* Reads on their way: whose turn it is, to a reader's thread, and the reply from there. */
+/* Reads on their way: whose turn it is, to a reader's thread, and the reply from there; or, for
+ * some small lookups in each turn, the answer from here. */
 #include <assert.h>
 #include <string.h>
 
@@ -28,13 +29,13 @@ static void reply_read(struct exchange *exchange, const struct read_request *rea
     }
 }
 
-/* On a reader's thread. */
+/* On a reader's thread, or here. */
 static void read_done(struct read_request *read)
 {
     struct exchange *exchange = read->context;
     struct dispatch_reading *reading = exchange->context;
     struct dispatch *dispatch = reading->dispatch;
-    const bool forbidden = transport_begin(); /* With inline readers this is the forest thread. */
+    const bool forbidden = transport_begin(); /* This may be the forest thread. */
     if (read->result == REQUEST_RESULT_OK) {
         reply_read(exchange, read);
     } else {
@@ -105,9 +106,9 @@ static struct dispatch_reading *reading_of(struct dispatch *dispatch, uint32_t u
 }
 
 /* Of the slots a user may take one more while he has less than three times what would stay free, as
- * of all that is shared (ipc/peers.h); a first one always. And while several users ask, he keeps no
- * more readers busy than there are: what else he asks for waits here, where users take turns, and
- * not in the readers' queue. */
+ * of all that is shared (ipc/peers.h); a first one always. And while several users ask, he leaves
+ * one of the readers to others, if there are two: what else he asks for waits here, where users
+ * take turns, and not in the readers' queue. */
 static bool may_read(const struct dispatch *dispatch, const struct dispatch_reading *reading)
 {
     if (reading == NULL) {
@@ -117,11 +118,12 @@ static bool may_read(const struct dispatch *dispatch, const struct dispatch_read
     const uint32_t busy = atomic_load_explicit(&dispatch->reads_in_progress, memory_order_relaxed);
     const uint32_t count = atomic_load_explicit(&reading->count, memory_order_relaxed);
     /* A slot may be free again before its reader has counted down: busy may be more than slots. */
-    return count == 0 || (busy < slots && count < PEERS_SHARE * (slots - busy - 1) &&
-                          (!dispatch_several_ask(dispatch) || count < dispatch->config->readers));
+    return count == 0 ||
+           (busy < slots && count < PEERS_SHARE * (slots - busy - 1) &&
+            (!dispatch_several_ask(dispatch) || count + 1 < dispatch->config->readers));
 }
 
-/* Gives the read whose turn it is to the readers. False: they have no slot for it. */
+/* Answers the read whose turn it is, or gives it to the readers. False: there is no slot for it. */
 static bool begin_read(struct dispatch *dispatch, struct dispatch_reading *reading)
 {
     struct read_request *read = forest_read_acquire(dispatch->forest);
@@ -133,6 +135,12 @@ static bool begin_read(struct dispatch *dispatch, struct dispatch_reading *readi
     exchange->context = reading;
     atomic_fetch_add_explicit(&reading->count, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&dispatch->reads_in_progress, 1, memory_order_relaxed);
+    if (read->kind == READ_KIND_LOOKUP && dispatch->lookups_here_left > 0) {
+        dispatch->lookups_here_left -= 1;
+        if (forest_read_here(dispatch->forest, read)) {
+            return true;
+        }
+    }
     forest_read_submit(dispatch->forest, read);
     return true;
 }

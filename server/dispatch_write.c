@@ -12,6 +12,9 @@ enum {
      * (Measured, benchmarks/README.md: with 16 and 128 KiB others waited half as long again.) */
     SHARED_BATCH_COUNT = 6,
     SHARED_BATCH_SIZE = 32 * 1024,
+    /* A write of so many bytes is large: whoever shares its batch waits as long for its events as
+     * for the disk. */
+    LARGE_SIZE = SHARED_BATCH_SIZE / 4,
 };
 
 static enum request_kind request_kind_of(const struct exchange *exchange)
@@ -372,6 +375,9 @@ static struct dispatch_share *share_find(struct dispatch *dispatch, uint32_t uid
 static void share_add(struct dispatch *dispatch, const struct exchange *exchange)
 {
     struct dispatch_share *share = share_find(dispatch, exchange->peer_uid);
+    if (exchange->request_size >= LARGE_SIZE) {
+        dispatch->after_large_number = dispatch->batch_number + 1;
+    }
     if (share == NULL) {
         if (dispatch->share_count == DISPATCH_SHARE_COUNT) {
             return;
@@ -384,9 +390,19 @@ static void share_add(struct dispatch *dispatch, const struct exchange *exchange
     share->size += exchange->request_size;
 }
 
-/* Passes those who have their share of the batch that gathers. False: all who wait have. Whoever
- * comes waits for the batch under way and for the one that gathers; so while several users ask,
- * none fills it with his. */
+/* Whether it would make two batches in a row long. Between them there is one for small writes that
+ * come while the first is under way; if none has come when that is done, the next one may be large,
+ * too. */
+static bool waits_for_small(const struct dispatch *dispatch, const struct exchange *exchange)
+{
+    return exchange->request_size >= LARGE_SIZE && dispatch->after_large_number != 0 &&
+           dispatch->batch_number == dispatch->after_large_number &&
+           !forest_is_idle(dispatch->forest);
+}
+
+/* Passes those who have their share of the batch that gathers, or would make it long. False: all
+ * who wait do. Whoever comes waits for the batch under way and for the one that gathers; so while
+ * several users ask, none fills it with his. */
 static bool pass_to_turn(struct dispatch *dispatch)
 {
     if (!dispatch_several_ask(dispatch)) {
@@ -395,8 +411,9 @@ static bool pass_to_turn(struct dispatch *dispatch)
     for (uint32_t left = dispatch->writes.users.count; left > 0; left--) {
         const struct exchange *exchange = fair_queue_peek(&dispatch->writes);
         const struct dispatch_share *share = share_find(dispatch, exchange->peer_uid);
-        if (share == NULL ||
-            (share->count < SHARED_BATCH_COUNT && share->size < SHARED_BATCH_SIZE)) {
+        const bool has_share = share != NULL && (share->count >= SHARED_BATCH_COUNT ||
+                                                 share->size >= SHARED_BATCH_SIZE);
+        if (!has_share && !waits_for_small(dispatch, exchange)) {
             return true;
         }
         fair_queue_pass(&dispatch->writes);

@@ -104,6 +104,7 @@ static void write_reads(struct json_writer *writer, const struct forest_stats *s
     json_u64(writer, "versions", stats->versions);
     json_u64(writer, "versions_max", stats->versions_max);
     json_u64(writer, "versions_revoked_total", stats->versions_revoked_total);
+    json_u64(writer, "here_total", stats->reads_here_total);
     json_u64(writer, "gave_way_total", stats->reads_gave_way_total);
     json_u64(writer, "restarted_total", stats->reads_restarted_total);
     json_u64(writer, "overtaken_total", stats->reads_overtaken_total);

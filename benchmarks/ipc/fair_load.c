@@ -3,12 +3,17 @@
  *
  *   fair_load SOCKET [ROUNDS [MILLISECONDS [NAME]]]
  *
+ * Exit code 2: beside some attack his median was more than twice what it is alone, or twice what
+ * the machine alone makes of it.
+ *
  * The modest user asks one thing at a time, a write and a lookup by turns, alone and beside each
  * attack (or those whose name has NAME in it), in rounds that alternate. Run as root the two are
  * different users, otherwise two processes of one. An attack is given the processors last; what it
  * takes from them and from the disk all the same is seen in a durable echo that the modest user
  * asks in the same turns: a process of his own at the other end of a socket, which does one durable
- * write, or none. So what the daemon adds is the ratio of his answers less that of the echo's. */
+ * write, or none. So what the daemon adds is the ratio of his answers less that of the echo's, and
+ * he is within bounds while his median is at most twice its own alone, or twice as many times that
+ * as the echo's is its own: 2 x max(1, the echo's ratio). */
 #include <inttypes.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -16,6 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -209,6 +215,7 @@ static pid_t attack_start(const struct attack *attack)
         return child;
     }
     become(GREEDY_UID);
+    (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* If the modest user has no luck. */
     (void)!nice(19);
     attack_run(attack, socket_path, groove_id);
 }
@@ -236,19 +243,26 @@ static struct quantiles quantiles_of(enum phase phase, enum asked asked)
     };
 }
 
-static void print(const char *name, enum asked asked, enum asked echo)
+static const double ratio_max = 2; /* of medians, for each time that the echo's is its own alone */
+
+/* Returns whether what was asked for stayed within bounds. */
+static bool print(const char *name, enum asked asked, enum asked echo)
 {
     const struct quantiles alone = quantiles_of(PHASE_ALONE, asked);
     const struct quantiles beside = quantiles_of(PHASE_BESIDE, asked);
     const struct quantiles echo_alone = quantiles_of(PHASE_ALONE, echo);
     const struct quantiles echo_beside = quantiles_of(PHASE_BESIDE, echo);
-    printf("    %-6s %7.0f %7.0f %8.0f  %7.0f %7.0f %8.0f  %5.1f %5.1f  %5.1f %5.1f\n", name,
-           alone.p50, alone.p99, alone.max, beside.p50, beside.p99, beside.max,
-           beside.p50 / alone.p50, beside.p99 / alone.p99, echo_beside.p50 / echo_alone.p50,
-           echo_beside.p99 / echo_alone.p99);
+    const double ratio = beside.p50 / alone.p50;
+    const double echo_ratio = echo_beside.p50 / echo_alone.p50;
+    const double bound = ratio_max * (echo_ratio > 1 ? echo_ratio : 1);
+    printf("    %-6s %7.0f %7.0f %8.0f  %7.0f %7.0f %8.0f  %5.1f %5.1f  %5.1f %5.1f  %5.1f\n", name,
+           alone.p50, alone.p99, alone.max, beside.p50, beside.p99, beside.max, ratio,
+           beside.p99 / alone.p99, echo_ratio, echo_beside.p99 / echo_alone.p99, bound);
+    return ratio <= bound;
 }
 
-static void run(const struct attack *attack, int echo, uint32_t rounds, uint32_t ms)
+/* Returns whether the modest user stayed within bounds. */
+static bool run(const struct attack *attack, int echo, uint32_t rounds, uint32_t ms)
 {
     memset(latencies->count, 0, sizeof latencies->count);
     memset(latencies->busy, 0, sizeof latencies->busy);
@@ -266,12 +280,15 @@ static void run(const struct attack *attack, int echo, uint32_t rounds, uint32_t
         usleep(100 * 1000); /* What is left of it in the daemon. */
     }
     printf("%s\n", attack->name);
-    print("write", ASKED_WRITE, ASKED_ECHO_WRITE);
-    print("lookup", ASKED_READ, ASKED_ECHO);
+    const bool writes_within = print("write", ASKED_WRITE, ASKED_ECHO_WRITE);
+    const bool lookups_within = print("lookup", ASKED_READ, ASKED_ECHO);
+    printf("    within 2x (of what the echo did): write %s, lookup %s\n",
+           writes_within ? "yes" : "no", lookups_within ? "yes" : "no");
     if (latencies->busy[PHASE_BESIDE] > 0) {
         printf("    told BUSY %" PRIu32 " times\n", latencies->busy[PHASE_BESIDE]);
     }
     fflush(stdout);
+    return writes_within && lookups_within;
 }
 
 /* ---- Main --------------------------------------------------------------------------------------
@@ -319,12 +336,13 @@ int main(int argc, char **argv)
     fill();
     const int echo = echo_start();
     echo_ask(echo, ASKED_ECHO); /* Its file is there. */
-    printf("    %-6s %24s  %24s  %11s  %11s\n", "", "alone: p50 p99 max us",
-           "beside: p50 p99 max us", "x p50, p99", "echo x");
+    printf("    %-6s %24s  %24s  %11s  %11s  %5s\n", "", "alone: p50 p99 max us",
+           "beside: p50 p99 max us", "x p50, p99", "echo x", "bound");
+    bool within = true;
     for (size_t i = 0; i < array_count(attacks); i++) {
         if (strstr(attacks[i].name, name) != NULL) {
-            run(&attacks[i], echo, rounds, ms);
+            within &= run(&attacks[i], echo, rounds, ms);
         }
     }
-    return 0;
+    return within ? 0 : 2;
 }

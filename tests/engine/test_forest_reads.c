@@ -580,3 +580,160 @@ Test(forest_reads, nothing_is_shown_before_it_is_durable)
     fixture_close(&fixture);
     fixture_deinit(&fixture);
 }
+
+/* ---- Answered by the forest thread ---- */
+
+static uint32_t here_done;
+
+static void on_here_done(struct read_request *request)
+{
+    (void)request;
+    here_done += 1;
+}
+
+static struct read_request *lookup_acquire(const uint8_t *ids, uint32_t id_count)
+{
+    struct read_request *request = forest_read_acquire(fixture.forest);
+    request->kind = READ_KIND_LOOKUP;
+    request->groove_id = fixture.groove_id;
+    request->index = READ_INDEX_NONE;
+    request->limit = 0;
+    request->input = ids;
+    request->input_size = id_count * (uint32_t)sizeof(uint8_t[16]);
+    request->done = on_here_done;
+    return request;
+}
+
+/* Whether these ids were answered at once, and if so that each object is the right one: those up to
+ * object_count are there. */
+static bool looked_up_here(const uint64_t *numbers, uint32_t id_count)
+{
+    uint8_t ids[32][16];
+    cr_assert(le(u32, id_count, 32));
+    for (uint32_t i = 0; i < id_count; i++) {
+        fixture_id(ids[i], numbers[i]);
+    }
+    struct read_request *request = lookup_acquire(ids[0], id_count);
+    const uint32_t done = here_done;
+    const uint64_t total = stats().reads_here_total;
+    const bool answered = forest_read_here(fixture.forest, request);
+    cr_assert(eq(u32, here_done, done + answered));
+    cr_assert(eq(u64, stats().reads_here_total, total + answered));
+    cr_assert(eq(ptr, request->scratch->hold.version, NULL));
+    if (answered) {
+        cr_assert(eq(int, request->result, REQUEST_RESULT_OK));
+        cr_assert(eq(u64, request->commit, fixture.forest->commit_durable));
+        uint32_t found = 0;
+        for (uint32_t i = 0; i < id_count; i++) {
+            if (numbers[i] <= object_count) {
+                struct fixture_object object;
+                memcpy(&object, request->reply + found * sizeof object, sizeof object);
+                cr_assert(eq(int, memcmp(object.id, ids[i], sizeof object.id), 0));
+                found += 1;
+            }
+        }
+        cr_assert(eq(u64, request->count, found));
+    }
+    forest_read_release(fixture.forest, request);
+    return answered;
+}
+
+Test(forest_reads, few_ids_that_memory_knows_need_no_reader)
+{
+    enum { ROUNDS = 200 };
+    setup_long();
+    struct prng prng;
+    prng_init(&prng, 3);
+    uint32_t here = 0;
+    for (uint32_t round = 0; round < ROUNDS; round++) {
+        uint64_t numbers[32];
+        const uint32_t count = 1 + (uint32_t)prng_below(&prng, 24);
+        for (uint32_t i = 0; i < count; i++) {
+            numbers[i] = 1 + prng_below(&prng, object_count + object_count / 4);
+        }
+        if (looked_up_here(numbers, count)) {
+            cr_assert(le(u32, count, READ_HERE_ID_MAX));
+            here += 1;
+        } else if (count <= READ_HERE_ID_MAX) { /* Not before a reader has fetched a block. */
+            uint8_t ids[READ_HERE_ID_MAX][16];
+            struct fixture_object objects[READ_HERE_ID_MAX];
+            for (uint32_t i = 0; i < count; i++) {
+                fixture_id(ids[i], numbers[i]);
+            }
+            (void)fixture_lookup(&fixture, ids[0], count, objects, READ_HERE_ID_MAX);
+            cr_assert(looked_up_here(numbers, count));
+        }
+    }
+    cr_assert(gt(u32, here, 0));
+    struct read_request *request = lookup_acquire(NULL, 0);
+    request->kind = READ_KIND_COUNT;
+    cr_assert(not(forest_read_here(fixture.forest, request)));
+    forest_read_release(fixture.forest, request);
+    uint8_t id[16];
+    fixture_id(id, 1);
+    request = lookup_acquire(id, 1);
+    request->groove_id = 99;
+    cr_assert(forest_read_here(fixture.forest, request));
+    cr_assert(eq(int, request->result, REQUEST_RESULT_UNKNOWN_GROOVE));
+    forest_read_release(fixture.forest, request);
+    cr_assert(not(workers_are_wanted(&fixture.readers)));
+    end_long();
+}
+
+/* What is on the disk alone is a reader's; when he has fetched it, it is no more. */
+Test(forest_reads, what_must_be_waited_for_is_left_to_a_reader)
+{
+    static const uint64_t number = 1;
+    setup_long();
+    fixture_close(&fixture);
+    fixture_open(&fixture, 0, false);
+    const uint64_t read_count = fixture.sim.read_count;
+    cr_assert(not(looked_up_here(&number, 1)));
+    cr_assert(eq(u64, fixture.sim.read_count, read_count));
+    uint8_t id[16];
+    struct fixture_object object;
+    fixture_id(id, number);
+    cr_assert(eq(u32, fixture_lookup(&fixture, id, 1, &object, 1), 1));
+    cr_assert(looked_up_here(&number, 1));
+    end_long();
+}
+
+/* As to a reader, what is executed is not there before it is durable; and while several ask, what
+ * has come meanwhile is not begun by the tick that replies. */
+Test(forest_reads, a_shared_tick_replies_or_goes_on)
+{
+    const struct geometry geometry = geometry_tiny();
+    fixture_init(&fixture, &geometry);
+    fixture_open(&fixture, 0, false);
+    fixture_create(&fixture);
+    insert_bars(2); /* The file has grown. */
+    for (uint32_t round = 0; round < 2; round++) {
+        const bool shared = round == 1;
+        forest_share(fixture.forest, shared);
+        const uint64_t numbers[2] = {object_count + 1, object_count + 2};
+        static uint8_t body[1024];
+        const uint64_t outcomes = fixture.outcome_count;
+        for (uint32_t i = 0; i < 2; i++) {
+            struct fixture_object object = {.a = 1};
+            fixture_id(object.id, numbers[i]);
+            const uint32_t size =
+                fixture_body(body, fixture.groove_id, EVENT_TYPE_INSERT, &object, 1);
+            fixture_submit(&fixture, REQUEST_KIND_WRITE, body, size);
+            while (fixture.forest->committing == NULL) {
+                (void)forest_tick(fixture.forest);
+            }
+        }
+        cr_assert(eq(u64, fixture.outcome_count, outcomes));
+        cr_assert(looked_up_here(numbers, 2)); /* And does not find them. */
+        while (fixture.outcome_count == outcomes) {
+            (void)forest_tick(fixture.forest);
+        }
+        object_count += 1;
+        cr_assert(looked_up_here(numbers, 2));
+        cr_assert(eq(int, fixture.forest->gathering->request_count > 0, shared));
+        fixture_settle(&fixture);
+        object_count += 1;
+        cr_assert(looked_up_here(numbers, 2));
+    }
+    end_long();
+}

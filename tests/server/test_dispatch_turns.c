@@ -180,12 +180,12 @@ Test(dispatch, a_user_leaves_readers_for_others, .init = setup_slots, .fini = te
     cr_assert_eq(dispatch.reads.count, COUNT - ALONE); /* He passed them. */
     run();
     cr_assert_eq(header_of(read).result, RESULT_OK);
-    /* While both ask, none has more in the readers' queue than there are readers. */
+    /* While both ask, each leaves one of the readers to others. */
     peer_uid = 1000;
     for (uint32_t i = 0; i < COUNT; i++) {
         push_count(groove_id);
     }
-    cr_assert_eq(reads_begun(), config.readers);
+    cr_assert_eq(reads_begun(), config.readers - 1);
     run();
     now_ns += 1100 * 1000 * 1000;
     for (uint32_t i = 0; i < COUNT; i++) {
@@ -213,4 +213,195 @@ Test(dispatch, every_user_gets_a_reader_while_there_is_one, .init = setup_slots,
             cr_assert_eq(header_of(reads[i]).result, RESULT_OK);
         }
     }
+}
+
+/* ---- Lookups ---- */
+
+static struct fake *push_lookup(uint32_t groove_id, const uint8_t *ids, uint32_t id_count)
+{
+    uint8_t body[sizeof(struct lookup_request) + 32 * WIRE_ID_SIZE] = {0};
+    const struct lookup_request lookup = {.groove_id = groove_id, .id_count = id_count};
+    cr_assert_leq(id_count, 32);
+    memcpy(body, &lookup, sizeof lookup);
+    for (uint32_t i = 0; i < id_count; i++) {
+        body[sizeof lookup + i * WIRE_ID_SIZE] = ids[i];
+    }
+    return push(OPERATION_LOOKUP, body, (uint32_t)sizeof lookup + id_count * WIRE_ID_SIZE);
+}
+
+static void one_submit(void)
+{
+    memory_forbid_allocation();
+    dispatch_take(&dispatch);
+    dispatch_submit(&dispatch);
+    memory_allow_allocation();
+}
+
+/* Without a reader, though somebody else's reads wait for one; some in each turn, by users' turns.
+ */
+Test(dispatch, a_few_small_lookups_are_answered_in_each_turn, .init = setup_slots, .fini = teardown)
+{
+    enum { COUNT = 6, HERE = 4 };
+    static uint8_t body[1 << 14];
+    static const uint8_t ids[17] = {3, 99, 1, 2};
+    peer_uid = 1000;
+    const uint32_t groove_id = create_things();
+    ask(OPERATION_WRITE, body, make_insert(body, groove_id, 3, 1), RESULT_OK);
+    peer_uid = 1002;
+    push_count(groove_id);
+    push_count(groove_id);
+    peer_uid = 1000;
+    struct fake *lookups[COUNT];
+    for (uint32_t i = 0; i < COUNT; i++) {
+        peer_id = i;
+        lookups[i] = push_lookup(groove_id, ids, 4);
+    }
+    peer_uid = 1001;
+    struct fake *other = push_lookup(groove_id, ids, 1);
+    one_submit(); /* No tick: no reader runs. */
+    uint32_t answered = 0;
+    for (uint32_t i = 0; i < COUNT; i++) {
+        answered += lookups[i]->answered;
+    }
+    cr_assert(other->answered);
+    cr_assert_eq(answered, HERE - 1);
+    run();
+    for (uint32_t i = 0; i < COUNT; i++) {
+        struct objects_reply objects;
+        cr_assert_eq(header_of(lookups[i]).result, RESULT_OK);
+        memcpy(&objects, body_of(lookups[i]), sizeof objects);
+        cr_assert_eq(objects.object_count, 3);
+        cr_assert_eq(objects.object_size, OBJECT_SIZE);
+        const uint8_t *images = body_of(lookups[i]) + sizeof objects;
+        cr_assert_eq(images[0], 3);
+        cr_assert_eq(images[OBJECT_SIZE], 1);
+        cr_assert_eq(images[2 * OBJECT_SIZE], 2);
+    }
+    /* What is longer goes to a reader. */
+    static uint8_t many[17];
+    memset(many, 1, sizeof many);
+    struct fake *long_one = push_lookup(groove_id, many, sizeof many);
+    one_submit();
+    cr_assert_not(long_one->answered);
+    run();
+    cr_assert_eq(header_of(long_one).result, RESULT_OK);
+}
+
+/* Reads of another connection than the writer's own would wait for the disk with the forest thread.
+ */
+Test(dispatch, reads_beside_a_writer_keep_the_forest_thread_from_the_disk, .init = setup,
+     .fini = teardown)
+{
+    static const uint8_t id = 1;
+    const uint32_t groove_id = create_things();
+    peer_id = 1;
+    push_insert(groove_id);
+    one_submit();
+    push_lookup(groove_id, &id, 1);
+    one_submit();
+    cr_assert_not(forest->shared); /* Who asks for one thing at a time waits for nothing else. */
+    peer_id = 2;
+    push_lookup(groove_id, &id, 1);
+    one_submit();
+    cr_assert(forest->shared);
+    now_ns += 9 * 1000 * 1000;
+    one_submit();
+    cr_assert(forest->shared);
+    now_ns += 2 * 1000 * 1000;
+    one_submit();
+    cr_assert_not(forest->shared);
+}
+
+/* ---- Large writes ---- */
+
+/* 10 KB. */
+static struct fake *push_large(uint32_t groove_id)
+{
+    enum { COUNT = 60, SIZE = 168 };
+    static uint8_t body[sizeof(struct wire_section) + COUNT * SIZE];
+    static uint16_t serial;
+    const struct wire_section section = {
+        .groove_id = groove_id, .event_type = WIRE_EVENT_TYPE_INSERT, .event_count = COUNT};
+    serial += 1;
+    memcpy(body, &section, sizeof section);
+    for (uint32_t i = 0; i < COUNT; i++) {
+        uint8_t *image = body + sizeof section + i * SIZE;
+        memset(image, 0, SIZE);
+        image[0] = (uint8_t)(i + 1);
+        memcpy(image + 1, &serial, sizeof serial);
+    }
+    return push(OPERATION_WRITE, body, sizeof body);
+}
+
+static uint32_t create_wide(void)
+{
+    static struct groove_spec spec;
+    char error[SCHEMA_TEXT_ERROR_SIZE];
+    cr_assert(schema_text_parse("wide", "size u64, pad bytes<128>", &spec, error));
+    struct create_groove_reply created;
+    memcpy(&created, body_of(ask(OPERATION_CREATE_GROOVE, &spec, sizeof spec, RESULT_OK)),
+           sizeof created);
+    cr_assert_eq(created.object_size, 168);
+    return created.groove_id;
+}
+
+static void one_turn(void)
+{
+    one_submit();
+    memory_forbid_allocation();
+    forest_tick(forest);
+    memory_allow_allocation();
+}
+
+/* Between two batches with large writes there is one for what has come meanwhile: so who asks for
+ * something small waits for one of the large ones at most. */
+Test(dispatch, large_writes_let_small_ones_between, .init = setup, .fini = teardown)
+{
+    enum { LARGE_COUNT = 12, SMALL_COUNT = 4 };
+    struct fake *large[LARGE_COUNT];
+    struct fake *small[SMALL_COUNT];
+    peer_uid = 1000;
+    const uint32_t wide_id = create_wide();
+    const uint32_t groove_id = create_things();
+    peer_uid = 1001;
+    ask(OPERATION_PING, NULL, 0, RESULT_OK);
+    peer_uid = 1000;
+    for (uint32_t i = 0; i < LARGE_COUNT; i++) {
+        peer_id = i % 5;
+        large[i] = push_large(wide_id);
+    }
+    for (uint32_t i = 0; i < SMALL_COUNT; i++) {
+        while (forest->committing == NULL) { /* A large one is under way. */
+            one_turn();
+        }
+        const uint64_t commit = forest->commit_executed;
+        one_submit();
+        cr_assert_eq(forest->gathering->request_count, 0); /* None that would be in the way. */
+        peer_uid = 1001;
+        small[i] = push_insert(groove_id);
+        while (!small[i]->answered) {
+            one_turn();
+        }
+        cr_assert_eq(header_of(small[i]).result, RESULT_OK);
+        cr_assert_eq(header_of(small[i]).commit, commit + 1);
+    }
+    run(); /* Those that are left wait for nothing that does not come. */
+    for (uint32_t i = 0; i < LARGE_COUNT; i++) {
+        cr_assert_eq(header_of(large[i]).result, RESULT_OK);
+    }
+}
+
+/* While he is alone, one need not let anybody before him. */
+Test(dispatch, large_writes_of_one_user_wait_for_nobody, .init = setup, .fini = teardown)
+{
+    peer_uid = 1000;
+    const uint32_t wide_id = create_wide();
+    push_large(wide_id);
+    while (forest->committing == NULL) {
+        one_turn();
+    }
+    push_large(wide_id);
+    one_submit();
+    cr_assert_eq(forest->gathering->request_count, 1);
+    run();
 }
