@@ -33,6 +33,7 @@ enum { REGION_COUNT_MAX = 1024, REGION_SIZE_MIN = 1 << 20, POPULATE_STEP = 8 << 
 static struct {
     uint8_t *memory;
     size_t size;
+    bool populated; /* or somebody is at it */
 } regions[REGION_COUNT_MAX];
 static struct mutex regions_mutex = MUTEX_INITIALIZER(LOCK_RANK_MEMORY);
 
@@ -45,6 +46,7 @@ static void region_replace(const void *from, void *memory, size_t size)
         if (regions[i].memory == from) {
             regions[i].memory = memory;
             regions[i].size = size;
+            regions[i].populated = false;
             break;
         }
     }
@@ -84,8 +86,9 @@ void memory_populate(const _Atomic bool *stop)
 {
     for (uint32_t i = 0; i < REGION_COUNT_MAX; i++) {
         mutex_lock(&regions_mutex);
-        uint8_t *memory = regions[i].memory;
+        uint8_t *memory = regions[i].populated ? NULL : regions[i].memory;
         const size_t size = regions[i].size;
+        regions[i].populated = true;
         mutex_unlock(&regions_mutex);
         for (size_t done = 0; memory != NULL && done < size; done += POPULATE_STEP) {
             if (atomic_load_explicit(stop, memory_order_relaxed)) {

@@ -13,10 +13,11 @@ void *memory_acquire(size_t size);
 /* NULL is allowed. `size` as acquired. */
 void memory_release(void *memory, size_t size);
 
-/* Touches every page of what is held in pieces of 1 MiB and more, without changing a byte, so that
- * no page fault or shortage waits for the request that first needs it. Takes a second per GiB where
- * the kernel must clear the pages, so a thread of its own does it beside recovery. Any thread;
- * nothing may be released meanwhile. `stop` ends it early. */
+/* Touches every page of what is held in pieces of 1 MiB and more, and no call has touched before,
+ * without changing a byte, so that no page fault or shortage waits for the request that first needs
+ * it. Takes a second per GiB where the kernel must clear the pages, so a thread of its own does it
+ * beside recovery. Any thread, several at once share the work; nothing may be released meanwhile.
+ * `stop` ends it early. */
 void memory_populate(const _Atomic bool *stop);
 
 /* Bytes now held through memory_acquire by the whole process. */

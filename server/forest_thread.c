@@ -52,7 +52,8 @@ struct daemon {
     enum status open_status;
     char *reason; /* [FOREST_THREAD_REASON_SIZE], the caller's */
 
-    pthread_t populate_thread;
+    pthread_t populate_threads[2]; /* for what recovery needs, and for the listener's */
+    uint32_t populate_count;
     _Atomic bool populate_stop;
     pthread_t signal_thread;
     _Atomic int signal; /* the one that stops us, or 0; release by its thread, acquire by ours */
@@ -449,6 +450,38 @@ static bool stop(struct daemon *daemon)
     return drained;
 }
 
+/* ---- Pages -------------------------------------------------------------------------------------
+ */
+
+static void *populate_run(void *context)
+{
+    struct daemon *daemon = context;
+    (void)pthread_setname_np(pthread_self(), "holt-populate");
+    memory_populate(&daemon->populate_stop);
+    return NULL;
+}
+
+/* Whatever memory is held by now, beside recovery or service: clearing a GiB of pages takes the
+ * kernel a second. Without the thread each page comes with the first request that needs it. */
+static void populate_begin(struct daemon *daemon)
+{
+    assert(daemon->populate_count < array_count(daemon->populate_threads));
+    pthread_t *thread = &daemon->populate_threads[daemon->populate_count];
+    daemon->populate_count += pthread_create(thread, NULL, populate_run, daemon) == 0;
+}
+
+/* Before any of that memory is released. */
+static void populate_end(struct daemon *daemon)
+{
+    atomic_store(&daemon->populate_stop, true);
+    for (; daemon->populate_count > 0; daemon->populate_count--) {
+        pthread_join(daemon->populate_threads[daemon->populate_count - 1], NULL);
+    }
+}
+
+/* ---- Life --------------------------------------------------------------------------------------
+ */
+
 static enum status start_and_serve(struct daemon *daemon)
 {
     enum status status = dispatch_init(&daemon->dispatch, daemon->forest, &daemon->queue,
@@ -473,6 +506,7 @@ static enum status start_and_serve(struct daemon *daemon)
         return status;
     }
     daemon->dispatch.listener = daemon->listener;
+    populate_begin(daemon);
     LOG_INFO("daemon.ready", log_text("file", daemon->config->data_path),
              log_text("socket", daemon->config->socket_path),
              log_text("listener", listener_kind_name(daemon->config->listener)),
@@ -488,18 +522,10 @@ static enum status start_and_serve(struct daemon *daemon)
         unlink(daemon->config->socket_path);
         _exit(EXIT_SUCCESS); /* Safe: everything acknowledged is durable, the journal sealed. */
     }
+    populate_end(daemon);
     listener_stop(daemon->listener);
     dispatch_deinit(&daemon->dispatch);
     return STATUS_OK;
-}
-
-/* Beside recovery, because clearing a GiB of pages takes the kernel a second. */
-static void *populate_run(void *context)
-{
-    struct daemon *daemon = context;
-    (void)pthread_setname_np(pthread_self(), "holt-populate");
-    memory_populate(&daemon->populate_stop);
-    return NULL;
 }
 
 /* With the data file locked. */
@@ -546,13 +572,9 @@ static enum status run_locked(struct daemon *daemon)
         join_teams(daemon);
         return status;
     }
-    const bool populating =
-        pthread_create(&daemon->populate_thread, NULL, populate_run, daemon) == 0;
+    populate_begin(daemon);
     status = start_and_serve(daemon);
-    if (populating) {
-        atomic_store(&daemon->populate_stop, true);
-        pthread_join(daemon->populate_thread, NULL);
-    }
+    populate_end(daemon);
     /* Teams first: a reader may still be on its way out of the callback that made us idle. */
     join_teams(daemon);
     forest_deinit(daemon->forest);
