@@ -111,9 +111,10 @@ for listener in "${LISTENERS[@]}"; do
     expect "$listener: transfer" 0 "moved" pc/transfer 1 2 300
     expect "$listener: a second one, built otherwise" 0 "moved" cm/transfer 2 1 50
     expect "$listener: more than there is" 0 "not enough" pc/transfer 1 2 751
-    for i in 1 2 3 4; do
+    for _ in 1 2 3 4; do
         pc/transfer 1 2 10 >/dev/null &
     done
+    # shellcheck disable=SC2046 # Words.
     wait $(jobs -p | grep -v "^$DAEMON$")
     balances() { "$HOLT" get account 1 2 --json | python3 -c 'import json, sys
 print(*(json.loads(line)["balance"] for line in sys.stdin))'; }

@@ -1,5 +1,6 @@
 # Sourced by the scripts beside it. Each case prints "ok NAME" or "not ok NAME"; a script exits 1
 # when one of its cases failed. $HOLT is the program under test.
+# shellcheck shell=bash disable=SC2034 # Its variables are theirs.
 set -u
 
 HOLT=${HOLT:?set HOLT to the path of the holt program}

@@ -11,7 +11,6 @@ DISK=$WORK/disk
 CSV=$REPOSITORY/data/cities.csv
 ROWS=$(($(python3 -c 'import csv, sys; print(sum(1 for _ in csv.reader(open(sys.argv[1]))))' \
     "$CSV") - 1))
-FILLER_SIZE=150M
 
 mkdir disk
 truncate -s 400M disk.img

@@ -149,8 +149,8 @@ done
 LISTENER=
 same "the life that nobody ends ends well" $CODE 0
 launch || fail "a start behind all these lives"
-there=$("$HOLT" count lives --socket $FILE.sock)
-[ "$there" -ge $acknowledged ] && [ "$there" -le $lives ] ||
+there=$("$HOLT" count lives --socket "$FILE.sock")
+[ "$there" -ge "$acknowledged" ] && [ "$there" -le "$lives" ] ||
     fail "what was told of in $lives lives is there" "$there of $acknowledged"
 for ((life = 1; life <= lives; life++)); do
     printf 'number\n%d\n' $life >one.csv
@@ -191,8 +191,8 @@ for ((run = 1; run <= RUNS; run++)); do
     seen="not answering"
     launch "${options[@]}" &&
         {
-            [ "$point" != moment ] || kill_in $moment "$(cat pid)" &
-            seen=$("$TOOLS/history_client" load $FILE.sock history $run $load_ms 2>>client.log) ||
+            [ "$point" != moment ] || kill_in "$moment" "$(cat pid)" &
+            seen=$("$TOOLS/history_client" load "$FILE.sock" history "$run" "$load_ms" 2>>client.log) ||
                 fail "$name" "$seen"
         }
     landed "$name"

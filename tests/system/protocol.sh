@@ -23,7 +23,7 @@ meet()
 new_file()
 {
     rm -f a.holt
-    "$HOLT" format a.holt --block-size 8K "$@" >/dev/null
+    "$HOLT" format a.holt --block-size 8K >/dev/null
 }
 
 # Spoils the values of objects and of indexes in the grid, but not those of ids; says how many blocks.
