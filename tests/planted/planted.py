@@ -45,7 +45,7 @@ PROGRAM_TIMEOUT_S = 600
 SYSTEM = ("end_to_end.sh", "kill_under_load.sh", "fault_runs.sh", "disk_full.sh")
 # The Criterion tests that see most, for they run the whole engine.
 FOREST = {path.stem for path in (ROOT / "tests" / "engine").glob("test_forest*.c")}
-FOREST |= {"test_unique", "test_verify"}
+FOREST |= {"test_unique", "test_verify", "test_verify_surgery"}
 
 
 class BuildError(Exception):
