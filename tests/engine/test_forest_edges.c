@@ -71,6 +71,52 @@ Test(forest_edges, a_checkpoint_waits_for_the_manifest_blocks_it_names, .exit_co
     exit(0); /* The superblock is written. */
 }
 
+/* The worker that writes a superblock is stopped where it reads it back. Until it has, the blocks
+ * of the checkpoint before are not free, and its part of the journal is not, however many beats are
+ * owed. */
+Test(forest_edges, nothing_is_given_up_before_the_superblock_is_durable)
+{
+    const struct geometry geometry = geometry_tiny();
+    fixture_init(&fixture, &geometry);
+    fixture_open(&fixture, 0, true);
+    fixture_create(&fixture);
+    const struct forest *forest = fixture.forest;
+    sim_io_hold_read(&fixture.sim, 1, "holt-growth");
+    while (!sim_io_holds(&fixture.sim)) {
+        cr_assert(eq(int, insert(60), REQUEST_RESULT_OK));
+    }
+    cr_assert(forest->join_owed);
+    const uint64_t tail = forest->journal.tail;
+    const uint64_t releasing = forest->free_set.releasing_count;
+    uint64_t outcomes = fixture.outcome_count;
+    while (forest->beat != geometry.bar_beats / 2 - 1 || forest->beats_owed == 0) {
+        if (fixture.outcome_count == outcomes) {
+            static uint8_t body[16 * 1024];
+            struct fixture_object objects[60];
+            for (uint32_t i = 0; i < array_count(objects); i++) {
+                objects[i] = (struct fixture_object){.a = key_next};
+                fixture_id(objects[i].id, key_next);
+                key_next += 1;
+            }
+            fixture_submit(&fixture, REQUEST_KIND_WRITE, body,
+                           fixture_body(body, fixture.groove_id, EVENT_TYPE_INSERT, objects, 60));
+            outcomes += 1;
+        }
+        (void)forest_tick(fixture.forest);
+        cr_assert(forest->join_owed);
+    }
+    for (int i = 0; i < 10; i++) {
+        (void)forest_tick(fixture.forest);
+    }
+    cr_assert(forest->join_owed);
+    cr_assert(eq(u64, forest->journal.tail, tail));
+    cr_assert(eq(u64, forest->free_set.releasing_count, releasing));
+    sim_io_let_go(&fixture.sim);
+    fixture_settle(&fixture);
+    cr_assert(not(forest->join_owed));
+    end();
+}
+
 /* ---- Syncs that fail ---------------------------------------------------------------------------
  */
 
