@@ -290,8 +290,6 @@ static enum request_result lookup(uint64_t first, uint32_t count)
     return result;
 }
 
-/* A join that came with the beats of the newest commit excuses nothing: there is no newer version
- * to ask, and there will be none. */
 /* A checkpoint's, say, which is joined only when somebody writes; and who writes waits for growth,
  * which is not begun any more. */
 Test(forest_edges, a_sync_that_failed_for_anybody_stops_the_store, .exit_code = 74)
@@ -305,6 +303,8 @@ Test(forest_edges, a_sync_that_failed_for_anybody_stops_the_store, .exit_code = 
     fixture_close(&fixture); /* Not reached: the exit code would be 0. */
 }
 
+/* A join that came with the beats of the newest commit excuses nothing: there is no newer version
+ * to ask, and there will be none. */
 Test(forest_edges, damage_after_the_last_join_is_reported)
 {
     const struct geometry geometry = geometry_tiny();

@@ -108,6 +108,10 @@ Test(forest_session, each_number_has_its_verdict)
     cr_assert(eq(u32, answer.refused_result, 99));
     other = session_of(0, 1, 19); /* Lower than what was refused: of before, whatever it is. */
     cr_assert(eq(int, look(&other, &answer), SESSION_STALE));
+    forest_session_refused(fixture.forest, &other, 98); /* It had been looked at before. */
+    other.number = 20;
+    cr_assert(eq(int, look(&other, &answer), SESSION_REFUSED));
+    cr_assert(eq(u32, answer.refused_result, 99));
     other = session_of(0, 1, 21);
     cr_assert(eq(int, look(&other, &answer), SESSION_NEW));
     cr_assert(eq(int, look(&session, &answer), SESSION_DONE));
@@ -206,6 +210,85 @@ Test(forest_session, a_busy_session_is_neither_closed_nor_evicted)
     finish();
 }
 
+/* Whatever the requests before them do to the table comes first. */
+Test(forest_session, opening_and_closing_wait_for_what_was_admitted)
+{
+    setup();
+    const struct request_session session = session_of(0, 0, 1);
+    const struct request_session other = session_of(1, 0, 1);
+    cr_assert(eq(int, fixture_session_open(&fixture, &session, 1, 1), REQUEST_RESULT_OK));
+    for (uint64_t key = 1; key < 2000; key++) { /* Until ids must be looked for. */
+        cr_assert(eq(int, fixture_request(&fixture, REQUEST_KIND_WRITE, body, insert_body(key, 1)),
+                     REQUEST_RESULT_OK));
+    }
+    fixture_close(&fixture);
+    fixture_open(&fixture, 0, false);
+    cr_assert(fixture_find(&fixture));
+    const struct forest *forest = fixture.forest;
+    enum session_verdict verdict;
+    enum request_result result;
+    const char *reason;
+    fixture_submit(&fixture, REQUEST_KIND_WRITE, body, insert_body(1, 1));
+    for (uint32_t i = 0; i < 2; i++) { /* It gathers, then it is prepared. */
+        cr_assert(eq(int, forest->preparing != NULL, i == 1));
+        cr_assert(eq(int,
+                     forest_session_open(fixture.forest, &other, 1, 1, &fixture, &result, &reason),
+                     FOREST_LATER));
+        cr_assert(eq(int,
+                     forest_session_close(fixture.forest, &session, &fixture, &verdict, &result),
+                     FOREST_LATER));
+        cr_assert(eq(int, verdict, SESSION_NEW));
+        (void)forest_tick(fixture.forest);
+    }
+    fixture_settle(&fixture);
+    cr_assert(eq(int, fixture_session_open(&fixture, &other, 1, 1), REQUEST_RESULT_OK));
+    cr_assert(eq(int, fixture_session_close(&fixture, &session), REQUEST_RESULT_OK));
+    finish();
+}
+
+Test(forest_session, a_store_that_is_read_only_neither_opens_nor_closes)
+{
+    const struct geometry geometry = geometry_tiny();
+    fixture_init(&fixture, &geometry);
+    fixture.cache_size = 16ull * geometry.block_size;
+    fixture_open(&fixture, 0, false);
+    fixture_create(&fixture);
+    const struct request_session session = session_of(0, 0, 1);
+    const struct request_session other = session_of(1, 0, 1);
+    cr_assert(eq(int, fixture_session_open(&fixture, &session, 1, 1), REQUEST_RESULT_OK));
+    cr_assert(eq(int, insert(&session, 1), REQUEST_RESULT_OK));
+    bool damaged = false;
+    for (uint64_t key = 2; !fixture.forest->read_only; key += EVENT_MAX) {
+        static struct fixture_object objects[EVENT_MAX];
+        for (uint32_t i = 0; i < EVENT_MAX; i++) {
+            objects[i] = (struct fixture_object){.a = i};
+            fixture_id(objects[i].id, key + i);
+        }
+        const uint32_t size =
+            fixture_body(body, fixture.groove_id, EVENT_TYPE_INSERT, objects, EVENT_MAX);
+        const enum request_result result =
+            fixture_request(&fixture, REQUEST_KIND_WRITE, body, size);
+        cr_assert(damaged || result == REQUEST_RESULT_OK);
+        fixture_settle(&fixture);
+        for (uint64_t at = grid_zone_offset(&geometry);
+             key > 20000 && !damaged && at < fixture.sim.size; at += geometry.block_size) {
+            sim_io_flip(&fixture.sim, at + 200, 1); /* Merges will meet it. */
+        }
+        damaged = key > 20000;
+    }
+    enum session_verdict verdict;
+    enum request_result result;
+    cr_assert(eq(int, forest_session_close(fixture.forest, &session, &fixture, &verdict, &result),
+                 FOREST_REFUSED));
+    cr_assert(eq(int, verdict, SESSION_NEW));
+    cr_assert(eq(int, result, REQUEST_RESULT_READ_ONLY));
+    cr_assert(eq(int, fixture_session_open(&fixture, &other, 1, 1), REQUEST_RESULT_READ_ONLY));
+    struct session_answer answer;
+    cr_assert(eq(int, look(&session, &answer), SESSION_DONE)); /* It is told all the same. */
+    fixture_discard(&fixture);
+    fixture_deinit(&fixture);
+}
+
 /* ---- A full table ------------------------------------------------------------------------------
  */
 
@@ -218,11 +301,23 @@ Test(forest_session, a_full_table_evicts_the_idlest_by_the_journal)
     forest_stats(fixture.forest, &stats);
     const uint32_t max = (uint32_t)stats.sessions_max;
     cr_assert(eq(u64, stats.session_lanes_max, 2 * stats.sessions_max));
-    for (uint32_t client = 0; client < max; client++) {
+    for (uint32_t client = 0; client + 1 < max; client++) {
         const struct request_session session = session_of(client, 0, 1);
         cr_assert(eq(int, fixture_session_open(&fixture, &session, 1, idle_ns), REQUEST_RESULT_OK));
     }
+    /* Nobody is refused for one that a crash would undo. */
+    const struct request_session last = session_of(max - 1, 0, 1);
     const struct request_session one_more = session_of(max, 0, 1);
+    enum request_result result;
+    const char *reason;
+    cr_assert(eq(int,
+                 forest_session_open(fixture.forest, &last, 1, idle_ns, &fixture, &result, &reason),
+                 FOREST_ADDED));
+    tick_to_execution(fixture.forest->commit_executed + 1);
+    cr_assert(eq(
+        int, forest_session_open(fixture.forest, &one_more, 1, idle_ns, &fixture, &result, &reason),
+        FOREST_LATER));
+    fixture_settle(&fixture);
     cr_assert(eq(int, fixture_session_open(&fixture, &one_more, 1, idle_ns), REQUEST_RESULT_LIMIT));
     const struct request_session active = session_of(0, 0, 1); /* The oldest, but not the idlest. */
     cr_assert(eq(int, insert(&active, 5), REQUEST_RESULT_OK));
