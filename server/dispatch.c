@@ -88,6 +88,9 @@ enum {
     LOOKS_PER_TURN = 16,
     /* Likewise of lookups: more are for the readers, which may run beside each other. */
     LOOKUPS_HERE_PER_TURN = 4,
+    LOOKUPS_HERE_SHARED = 2, /* while several users ask */
+    /* And while several ask, STAT and SCHEMA have one part of so many of the time. */
+    LONG_LOOK_PART = 4,
     SCHEMA_GROOVE_SIZE_MAX = sizeof(struct schema_groove) +
                              FIELD_COUNT_MAX * sizeof(struct schema_field) +
                              INDEX_COUNT_MAX * sizeof(struct schema_index),
@@ -340,6 +343,24 @@ bool dispatch_is_expired(const struct dispatch *dispatch, const struct exchange 
     return deadline_ns != 0 && clock_monotonic_ns(dispatch->clock) > deadline_ns;
 }
 
+/* Passes those who ask for what takes long, as long as the time since the last such answer is
+ * others'. False: all who wait do. */
+static bool pass_to_look(struct dispatch *dispatch)
+{
+    if (clock_monotonic_ns(dispatch->clock) >= dispatch->long_look_next_ns ||
+        !dispatch_several_ask(dispatch)) {
+        return true;
+    }
+    for (uint32_t left = dispatch->looks.users.count; left > 0; left--) {
+        const uint16_t operation = fair_queue_peek(&dispatch->looks)->header.operation;
+        if (operation != OPERATION_STAT && operation != OPERATION_SCHEMA) {
+            return true;
+        }
+        fair_queue_pass(&dispatch->looks);
+    }
+    return false;
+}
+
 /* Answers whose turn it is. Returns whether that took long. */
 static bool answer(struct dispatch *dispatch)
 {
@@ -379,6 +400,18 @@ static bool answer(struct dispatch *dispatch)
     }
     assert(false && "goes to the forest");
     return false;
+}
+
+/* The same, and keeps the account of what takes long. */
+static bool look(struct dispatch *dispatch)
+{
+    const uint64_t begin_ns = clock_monotonic_ns(dispatch->clock);
+    const bool is_long = answer(dispatch);
+    if (is_long) {
+        const uint64_t end_ns = clock_monotonic_ns(dispatch->clock);
+        dispatch->long_look_next_ns = end_ns + (LONG_LOOK_PART - 1) * (end_ns - begin_ns);
+    }
+    return is_long;
 }
 
 bool dispatch_take(struct dispatch *dispatch)
@@ -430,17 +463,18 @@ bool dispatch_submit(struct dispatch *dispatch)
 {
     bool any = false;
     forest_share(dispatch->forest, others_wait(dispatch));
-    dispatch->lookups_here_left = LOOKUPS_HERE_PER_TURN;
+    dispatch->lookups_here_left =
+        dispatch_several_ask(dispatch) ? LOOKUPS_HERE_SHARED : LOOKUPS_HERE_PER_TURN;
     while (dispatch->writes.count > 0 && dispatch_submit_write(dispatch)) {
         any = true;
     }
     while (dispatch->reads.count > 0 && dispatch_submit_read(dispatch)) {
         any = true;
     }
-    bool is_long = false;
-    for (uint32_t i = 0; i < LOOKS_PER_TURN && dispatch->looks.count > 0 && !is_long; i++) {
-        is_long = answer(dispatch);
-        any = true;
+    bool is_over = false;
+    for (uint32_t i = 0; i < LOOKS_PER_TURN && dispatch->looks.count > 0 && !is_over; i++) {
+        any = true; /* Also when it is not yet time for one: then it is soon. */
+        is_over = !pass_to_look(dispatch) || look(dispatch);
     }
     return any;
 }

@@ -69,6 +69,7 @@ struct dispatch {
     uint32_t last_uid;       /* of the request that was taken last */
     uint32_t writer_id;      /* peer_id of the write that was taken last */
     uint64_t read_beside_ns; /* when another connection than that one asked for a read; 0: never */
+    uint64_t long_look_next_ns; /* STAT and SCHEMA: while several ask, not before */
     uint32_t lookups_here_left; /* that may be answered here in this turn */
     uint64_t other_user_ns;     /* when it was another user's than the one before; 0: never */
     uint64_t batch_number;      /* of the batch that the shares are of */

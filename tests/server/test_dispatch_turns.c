@@ -134,6 +134,39 @@ Test(dispatch, a_flood_of_looks_costs_another_user_one_of_them_and_writes_none, 
     cr_assert(looks[59]->answered && write->answered);
 }
 
+/* They have a quarter of the time: one of them is followed by three times as much for others. */
+Test(dispatch, looks_that_take_long_leave_time_for_others, .init = setup, .fini = teardown)
+{
+    peer_uid = 1001;
+    ask(OPERATION_PING, NULL, 0, RESULT_OK);
+    peer_uid = 1000;
+    struct fake *first = push(OPERATION_STAT, NULL, 0);
+    struct fake *second = push(OPERATION_SCHEMA, NULL, 0);
+    dispatch_take(&dispatch);
+    const uint64_t begin_ns = now_ns;
+    now_step_ns = 1000 * 1000;
+    cr_assert(dispatch_submit(&dispatch));
+    now_step_ns = 0;
+    cr_assert(first->answered && !second->answered);
+    const uint64_t next_ns = dispatch.long_look_next_ns;
+    cr_assert_geq(next_ns, now_ns + 3 * 1000 * 1000);
+    cr_assert_leq(next_ns, now_ns + 3 * (now_ns - begin_ns));
+    for (uint32_t i = 0; i < 3; i++) {
+        peer_uid = 1001;
+        struct fake *ping = push(OPERATION_PING, NULL, 0);
+        dispatch_take(&dispatch);
+        cr_assert(dispatch_submit(&dispatch)); /* There is something to come back for. */
+        cr_assert(ping->answered && !second->answered);
+        cr_assert(dispatch_submit(&dispatch));
+        cr_assert_not(second->answered);
+        now_ns = i == 0 ? next_ns - 1 : now_ns;
+    }
+    now_ns = next_ns;
+    cr_assert(dispatch_submit(&dispatch));
+    cr_assert(second->answered);
+    cr_assert_not(dispatch_submit(&dispatch));
+}
+
 static struct fake *push_count(uint32_t groove_id)
 {
     const struct query_request query = {.groove_id = groove_id, .index_id = WIRE_INDEX_NONE};
@@ -241,7 +274,7 @@ static void one_submit(void)
  */
 Test(dispatch, a_few_small_lookups_are_answered_in_each_turn, .init = setup_slots, .fini = teardown)
 {
-    enum { COUNT = 6, HERE = 4 };
+    enum { COUNT = 6, HERE = 4, SHARED = 2 };
     static uint8_t body[1 << 14];
     static const uint8_t ids[17] = {3, 99, 1, 2};
     peer_uid = 1000;
@@ -264,7 +297,7 @@ Test(dispatch, a_few_small_lookups_are_answered_in_each_turn, .init = setup_slot
         answered += lookups[i]->answered;
     }
     cr_assert(other->answered);
-    cr_assert_eq(answered, HERE - 1);
+    cr_assert_eq(answered, SHARED - 1);
     run();
     for (uint32_t i = 0; i < COUNT; i++) {
         struct objects_reply objects;
@@ -277,6 +310,19 @@ Test(dispatch, a_few_small_lookups_are_answered_in_each_turn, .init = setup_slot
         cr_assert_eq(images[OBJECT_SIZE], 1);
         cr_assert_eq(images[2 * OBJECT_SIZE], 2);
     }
+    peer_uid = 1000;
+    now_ns += 1100 * 1000 * 1000; /* Alone. */
+    for (uint32_t i = 0; i < COUNT; i++) {
+        lookups[i] = push_lookup(groove_id, ids, 1);
+    }
+    now_ns += 1100 * 1000 * 1000;
+    one_submit();
+    answered = 0;
+    for (uint32_t i = 0; i < COUNT; i++) {
+        answered += lookups[i]->answered;
+    }
+    cr_assert_eq(answered, HERE);
+    run();
     /* What is longer goes to a reader. */
     static uint8_t many[17];
     memset(many, 1, sizeof many);
