@@ -11,7 +11,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source benchmarks/load/common.sh
 
-rounds=3 ms=1000 only= listeners='native nng' report_only= outside=
+rounds=3 ms=1000 only='' listeners='native nng' report_only='' outside=
 [ "${1:-}" != --report-only ] || { report_only=1; shift; }
 while [ $# -ge 2 ]; do
     case $1 in

@@ -115,8 +115,7 @@ TEST_BOTH(wire, a_user_with_many_connections_leaves_exchanges_for_others)
     const uint32_t most = all - (all + 7) / 8;
     cr_assert(EVENTUALLY(daemon_held(d) == most));
     for (uint32_t i = 0; i < 200; i++) {
-        /* nng gives an exchange back a moment after its reply is there; who asks on could have two.
-         */
+        /* nng gives an exchange back a moment after its reply; who asks on could have two. */
         cr_assert(EVENTUALLY(stats().exchanges_busy == most));
         call_echo(modest, 10);
     }
