@@ -219,7 +219,8 @@ static void adopt(void)
 }
 
 /* What was found must be the state after some of the writes that were on their way. Where there is
- * no groove to read no reply names the commit (`named`): it is at least the given one. */
+ * no groove to read no reply names the commit (`named`): it is at least the given one, and each of
+ * the writes that were kept has one of its own. */
 static void scan_resolve(uint64_t commit, bool named)
 {
     struct sim_front *front = &sim->front;
@@ -241,6 +242,7 @@ static void scan_resolve(uint64_t commit, bool named)
         sim_fail("recovered to commit %" PRIu64 ", but %" PRIu64 " and %u more are there", commit,
                  front->commit_told, kept);
     }
+    commit = max_u64(commit, front->commit_told + kept);
     sim->counters[SIM_PENDING_KEPT] += kept;
     sim->counters[SIM_PENDING_LOST] += front->pending_count - kept;
     adopt();
