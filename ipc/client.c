@@ -19,7 +19,8 @@
 #include "pool/memory.h"
 
 enum {
-    CONNECT_TIMEOUT_MS_DEFAULT = 2000,
+    /* The thread that lets us in may be writing to a disk that has stopped for some seconds. */
+    CONNECT_TIMEOUT_MS_DEFAULT = 10 * 1000,
     MESSAGE_SIZE_MAX_DEFAULT = 4 << 20,
     MESSAGE_SIZE_MAX_LIMIT = 1 << 30,
     READ_AHEAD_SIZE = 64 * 1024, /* several small replies in one recv */

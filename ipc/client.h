@@ -49,7 +49,7 @@ struct client;
 
 struct client_options {
     const char *socket_path;
-    uint32_t connect_timeout_ms; /* 0: 2000 */
+    uint32_t connect_timeout_ms; /* 0: 10,000 */
     uint32_t message_size_max;   /* bytes, header included; 0: 4 MiB. Larger replies: NOT_HOLT */
     uint8_t client_id[WIRE_ID_SIZE]; /* zero: anonymous */
 };

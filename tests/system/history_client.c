@@ -350,8 +350,13 @@ static bool read_by_group(struct worker *worker, uint32_t group)
 
 static bool connect_worker(struct worker *worker)
 {
-    const struct client_options options = {.socket_path = socket_path};
-    return client_open(&options, &worker->client) == CLIENT_OK;
+    const struct client_options options = {.socket_path = socket_path,
+                                           .connect_timeout_ms = CALL_TIMEOUT_MS};
+    const enum client_status status = client_open(&options, &worker->client);
+    if (status != CLIENT_OK) {
+        fprintf(stderr, "history_client: no connection: %s\n", client_status_text(status));
+    }
+    return status == CLIENT_OK;
 }
 
 static void *worker_run(void *context)
