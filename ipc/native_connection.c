@@ -104,6 +104,7 @@ void native_connection_close(struct listener_native *listener, struct connection
 {
     assert(connection->open);
     const int fd = connection->fd;
+    connection->ended = false;
     /* Said aloud: a process forked from this one may keep the socket open. */
     (void)epoll_ctl(listener->epoll_fd, EPOLL_CTL_DEL, fd, NULL);
     (void)shutdown(fd, SHUT_RDWR);
@@ -139,6 +140,27 @@ void native_connection_close(struct listener_native *listener, struct connection
     native_slots_return(listener, returning);
     atomic_fetch_sub(&listener->base.connections, 1);
     native_connection_recycle(listener, connection);
+}
+
+void native_connection_end(struct listener_native *listener, struct connection *connection)
+{
+    assert(connection->open);
+    connection->ended = true;
+    if (connection->membership == IN_NO_LIST) {
+        native_list_push(&listener->closing, connection, IN_CLOSING);
+    } else if (connection->membership == IN_WAITING) {
+        listener->waiting_stale = true; /* To take it out. */
+    }
+}
+
+void native_close_one(struct listener_native *listener)
+{
+    struct connection *connection = native_list_pop(&listener->closing);
+    if (connection->open) {
+        native_connection_close(listener, connection);
+    } else {
+        native_connection_recycle(listener, connection);
+    }
 }
 
 void native_connection_flush(struct listener_native *listener, struct connection *connection)

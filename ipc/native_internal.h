@@ -76,7 +76,7 @@ struct slot {
     uint8_t envelope[SP_FRAME_HEADER_SIZE + SP_WORD_COUNT_MAX * SP_REQUEST_ID_SIZE];
 };
 
-enum membership { IN_NO_LIST, IN_READY, IN_WAITING };
+enum membership { IN_NO_LIST, IN_READY, IN_WAITING, IN_CLOSING };
 
 struct connection {
     struct mutex mutex; /* LOCK_RANK_CONNECTION; guards these, of which the loop may read `open` */
@@ -89,6 +89,7 @@ struct connection {
     bool greeted;
     bool readable; /* there may be bytes in the socket */
     bool hung_up;  /* the peer will send no more: read up to the end */
+    bool ended;    /* nothing of it is of use any more: it is to be closed, when there is time */
     bool watched;  /* epoll is asked for writability */
     enum membership membership;
     struct connection *next; /* in that list, or of the unused */
@@ -147,13 +148,16 @@ struct listener_native {
     const struct peer_user *refused_user; /* who was refused a slot last for his share, and */
     uint32_t refused_held;                /* what that connection held; NULL: not in this walk */
     struct connection *unused;
-    struct connection_list ready, waiting;
+    struct connection_list ready, waiting, closing;
     uint64_t returned_seen;
     uint64_t check_ns; /* between checks */
     uint64_t check_next_ns;
     uint32_t receiving_count; /* slots RECEIVING */
     uint32_t timed_count;     /* connections with a deadline, and connections watched */
     uint32_t peer_id_next;
+    uint32_t given_count; /* requests, in this turn */
+    uint32_t
+        put_off_count;  /* turns since somebody was let in or seen off, for requests came first */
     bool accept_ready;  /* there may be somebody to accept */
     bool accept_paused; /* for want of descriptors or memory, until the next check */
 };
@@ -201,10 +205,13 @@ void native_ready(struct listener_native *listener, struct connection *connectio
 /* Sends what is queued, and has epoll tell when there is room for the rest. */
 void native_connection_flush(struct listener_native *listener, struct connection *connection);
 void native_connection_close(struct listener_native *listener, struct connection *connection);
+/* The same, but when there is time for it. */
+void native_connection_end(struct listener_native *listener, struct connection *connection);
+/* Closes one of those. */
+void native_close_one(struct listener_native *listener);
 /* A closed connection is unused once nothing refers to it. */
 void native_connection_recycle(struct listener_native *listener, struct connection *connection);
-/* Lets in one of those who wait at the door: to let one in and to see him off takes as long as some
- * small requests, and those who connect for nothing come again at once. */
+/* Lets in one of those who wait at the door. */
 void native_accept(struct listener_native *listener);
 
 /* native_receive.c: the loop. One recv and at most `request_count` requests of a connection that is

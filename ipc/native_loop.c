@@ -2,7 +2,9 @@
  *
  * Fairness. A connection that has something to do stands in the ready list; its turn is one recv
  * and a few requests, then it goes to the end. One that lacks a slot stands in the waiting list and
- * is served first, oldest first, when slots come back; meanwhile it waits in its socket. */
+ * is served first, oldest first, when slots come back; meanwhile it waits in its socket. To let one
+ * in, or to see one off, takes as long as some small requests: one in a turn, and in turns that
+ * bring requests not before it was put off for some. */
 #include "ipc/native_internal.h"
 
 #include <assert.h>
@@ -16,6 +18,7 @@
 enum {
     TURN_REQUEST_COUNT = 16, /* requests that a connection may give in one turn */
     EVENT_COUNT = 64,        /* events taken from epoll at once */
+    PUT_OFF_MAX = 4,         /* turns */
 };
 
 static void event_take(struct listener_native *listener, const struct epoll_event *event)
@@ -35,7 +38,7 @@ static void event_take(struct listener_native *listener, const struct epoll_even
         return; /* Closed by an event before this one. */
     }
     if ((event->events & (EPOLLHUP | EPOLLERR)) != 0) {
-        native_connection_close(listener, connection); /* Nobody is there to read a reply. */
+        native_connection_end(listener, connection); /* Nobody is there to read a reply. */
         return;
     }
     if ((event->events & (EPOLLIN | EPOLLRDHUP)) != 0) {
@@ -90,7 +93,7 @@ static void waiting_serve(struct listener_native *listener)
     const uint32_t count = listener->waiting.count;
     for (uint32_t i = 0; i < count; i++) {
         struct connection *connection = native_list_pop(&listener->waiting);
-        if (connection->open &&
+        if (connection->open && !connection->ended &&
             (listener->starving || (connection->user == listener->refused_user &&
                                     connection->held >= listener->refused_held))) {
             native_list_push(&listener->waiting, connection, IN_WAITING);
@@ -156,8 +159,9 @@ static bool fall_asleep(struct listener_native *listener)
  * something to do. */
 static int sleep_ms(struct listener_native *listener, int timeout_ms)
 {
-    if (timeout_ms == 0 || listener->ready.count > 0 || listener->waiting_stale ||
-        (listener->accept_ready && !listener->accept_paused) || !fall_asleep(listener)) {
+    if (timeout_ms == 0 || listener->ready.count > 0 || listener->closing.count > 0 ||
+        listener->waiting_stale || (listener->accept_ready && !listener->accept_paused) ||
+        !fall_asleep(listener)) {
         return 0;
     }
     if (listener->timed_count == 0 && !listener->accept_paused) {
@@ -167,6 +171,22 @@ static int sleep_ms(struct listener_native *listener, int timeout_ms)
     const uint64_t check_ms =
         now >= listener->check_next_ns ? 0 : div_ceil(listener->check_next_ns - now, ns_per_ms);
     return timeout_ms < 0 ? (int)check_ms : (int)min_u64(check_ms, (uint64_t)timeout_ms);
+}
+
+/* Who gave a request comes before who comes and goes; and who goes before who comes, who might find
+ * all places taken. */
+static void door_serve(struct listener_native *listener)
+{
+    if (listener->given_count > 0 && listener->put_off_count < PUT_OFF_MAX) {
+        listener->put_off_count += 1;
+        return;
+    }
+    listener->put_off_count = 0;
+    if (listener->closing.count > 0) {
+        native_close_one(listener);
+    } else {
+        native_accept(listener);
+    }
 }
 
 /* One turn: sleeps until there is something to do, then does it. */
@@ -183,13 +203,14 @@ static void loop_turn(struct listener_native *listener, uint64_t seen, int timeo
     if (doorbell != NULL) {
         doorbell_poll_end(doorbell);
     }
+    listener->given_count = 0;
     for (int i = 0; i < count; i++) {
         event_take(listener, &events[i]);
     }
     notices_take(listener);
     waiting_serve(listener);
     ready_serve(listener);
-    native_accept(listener);
+    door_serve(listener);
     if (listener->timed_count > 0 || listener->accept_paused) {
         const uint64_t now = native_now_ns();
         if (now >= listener->check_next_ns) {

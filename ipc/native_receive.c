@@ -63,6 +63,7 @@ static bool request_give(struct listener_native *listener, struct slot *slot, ui
         .listener = &listener->base,
     };
     atomic_store(&slot->state, SLOT_SERVED);
+    listener->given_count += 1;
     listener_serve(&slot->exchange, true, &slot->given);
     return true;
 }
@@ -247,6 +248,10 @@ void native_connection_serve(struct listener_native *listener, struct connection
         native_connection_recycle(listener, connection);
         return;
     }
+    if (connection->ended) {
+        native_connection_end(listener, connection);
+        return;
+    }
     switch (connection_turn(listener, connection, request_count, has_waited)) {
     case TURN_IDLE:
         break;
@@ -257,7 +262,7 @@ void native_connection_serve(struct listener_native *listener, struct connection
         native_list_push(&listener->waiting, connection, IN_WAITING);
         break;
     case TURN_END:
-        native_connection_close(listener, connection);
+        native_connection_end(listener, connection);
         break;
     }
 }

@@ -427,6 +427,63 @@ Test(wire_native, without_descriptors_those_connected_are_served_and_others_wait
     daemon_end(d);
 }
 
+/* Turns the listener by hand, so that what comes in one turn is known. */
+static void turn_until_greeted(int fd)
+{
+    uint8_t greeting[SP_GREETING_SIZE];
+    cr_assert(raw_send(fd, sp_greeting_request, SP_GREETING_SIZE));
+    size_t received = 0;
+    for (int turns = 0; received < sizeof greeting && turns < 1000; turns++) {
+        listener_wait(d->listener, 0, 0);
+        const ssize_t size =
+            recv(fd, greeting + received, sizeof greeting - received, MSG_DONTWAIT);
+        received += size > 0 ? (size_t)size : 0;
+    }
+    cr_assert(received == sizeof greeting);
+}
+
+Test(wire_native, requests_come_before_who_comes_and_goes)
+{
+    enum { PUT_OFF = 4 };
+    daemon_directory(d);
+    d->tail = &d->head;
+    doorbell_init(&d->doorbell);
+    const struct listener_options options = {.kind = LISTENER_NATIVE,
+                                             .socket_path = d->path,
+                                             .message_size_max = DAEMON_MESSAGE_SIZE_MAX,
+                                             .doorbell = &d->doorbell};
+    const char *reason;
+    cr_assert(listener_start(&options, daemon_handle, d, &d->listener, &reason) == STATUS_OK);
+    const int busy = raw_connect(d->path);
+    const int going = raw_connect(d->path);
+    turn_until_greeted(busy);
+    turn_until_greeted(going);
+    cr_assert(stats().connections == 2);
+
+    close(going);
+    const int coming = raw_connect(d->path);
+    uint8_t frame[128];
+    const uint32_t size = frame_ping(frame, 1, "inline", 6);
+    for (uint32_t i = 1; i <= PUT_OFF; i++) {
+        cr_assert(raw_send(busy, frame, size));
+        listener_wait(d->listener, 0, 0);
+        cr_assert(d->handled_count == i);
+        cr_assert(stats().connections == 2, "after %u turns", i);
+    }
+    cr_assert(raw_send(busy, frame, size));
+    listener_wait(d->listener, 0, 0);
+    cr_assert(stats().connections == 1); /* Not for ever; and who goes makes room for who comes. */
+    cr_assert(stats().connections_total == 2);
+    listener_wait(d->listener, 0, 0);
+    cr_assert(stats().connections == 2);
+    cr_assert(d->handled_count == PUT_OFF + 1);
+    close(busy);
+    close(coming);
+    listener_stop(d->listener);
+    doorbell_deinit(&d->doorbell);
+    cr_assert(rmdir(d->directory) == 0);
+}
+
 Test(wire_native, another_socket_at_the_path_is_not_removed)
 {
     native_start((struct listener_options){0});
